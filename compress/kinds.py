@@ -1,0 +1,80 @@
+"""How a recipe chooses among interchangeable kinds: `kind` or `kind: {options}`.
+
+A kind is a frozen `Spec` (its options, typed) in a visible table. `OneOf` turns such a table into a field
+type: the options of the chosen kind are checked at their own path in the recipe, so an error report can name
+the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
+from pydantic_core import PydanticCustomError, core_schema
+
+
+class Spec(BaseModel):
+    """Options of one kind: closed, typed, immutable. `kind` is its name in the recipe.
+
+    Types are strict (`"16"` is not a number); sequences are tuples, which is what the recipe loader makes of
+    YAML lists.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    kind: ClassVar[str] = ""
+
+
+class OneOf:
+    """Field annotation for "one kind of `table`": `Annotated[ModelSpec, OneOf("model", MODELS)]`.
+
+    `noun` is the word that error messages use for the kind ("model", "objective").
+    """
+
+    def __init__(self, noun: str, table: Mapping[str, type[Spec]]) -> None:
+        self.noun = noun
+        self.table = table
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        # One optional field a kind: pydantic then reports errors at (..., kind, option), which is the recipe's path.
+        choice: Any = create_model(
+            f"{self.noun}_choice",
+            __config__=ConfigDict(frozen=True, extra="forbid", strict=True),
+            **{kind: (spec | None, None) for kind, spec in self.table.items()},  # type: ignore[call-overload]
+        )
+        selected = core_schema.no_info_after_validator_function(_selected, handler.generate_schema(choice))
+        return core_schema.no_info_before_validator_function(
+            self._as_mapping,
+            selected,
+            serialization=core_schema.plain_serializer_function_ser_schema(as_recipe_value),
+        )
+
+    def _as_mapping(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, Spec):
+            return {value.kind: value}
+        if isinstance(value, str):
+            value = {value: None}
+        if not isinstance(value, dict) or len(value) != 1:
+            came = f"{len(value)} keys ({', '.join(map(str, value))})" if isinstance(value, dict) else repr(value)
+            raise PydanticCustomError(
+                "one_kind",
+                "expected one {noun}, written `kind` or `kind: {{options}}`; came {came}",
+                {"noun": self.noun, "came": came},
+            )
+        ((kind, options),) = value.items()
+        if kind not in self.table:
+            raise PydanticCustomError(
+                "unknown_kind",
+                "unknown {noun} '{name}'",
+                {"noun": self.noun, "name": str(kind), "known": sorted(self.table)},
+            )
+        return {kind: {} if options is None else options}
+
+
+def _selected(choice: BaseModel) -> Spec:
+    return next(value for _, value in choice if value is not None)
+
+
+def as_recipe_value(spec: Spec) -> dict[str, Any]:
+    """Return `{kind: {options}}` with every option written out: the form that keys and results carry."""
+    return {spec.kind: spec.model_dump(mode="json")}
