@@ -1,0 +1,405 @@
+"""The `edgefold` command. Imports nothing heavy at module level: `edgefold --help` must not wait for torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from runtime.errors import EdgefoldError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from compress.plan import Plan
+    from compress.variant_run import Settings, Step
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+EXTRAS = {
+    "torch",
+    "pydantic",
+    "safetensors",
+    "filelock",
+    "pyarrow",
+    "PIL",
+    "sklearn",
+    "onnx",
+    "onnxscript",
+    "matplotlib",
+    "jinja2",
+}
+
+
+class EdgefoldGroup(click.Group):
+    """Prints an EdgefoldError as message and remedy, and ends with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgefoldError as error:
+            _fail(error, ctx.params.get("debug", False))
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in EXTRAS:
+                raise
+            missing = MissingExtraError(f"{error.name} is not installed", "pip install 'edgefold[train]'")
+            _fail(missing, ctx.params.get("debug", False))
+        except KeyboardInterrupt:
+            click.echo("interrupted; `edgefold run` continues where this stopped", err=True)
+            sys.exit(130)
+
+
+def _fail(error: EdgefoldError, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    click.echo(f"error: {error.message}", err=True)
+    if error.remedy:
+        click.echo(error.remedy, err=True)
+    sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=EdgefoldGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="edgefold")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Turn one YAML recipe into a small classifier that is measured on the device it will run on.
+
+    \b
+    Start here:
+      edgefold run quickstart
+    """
+
+
+runs_option = click.option(
+    "--runs", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"), show_default=True,
+    help="Folder for results; finished stages in it are reused.",
+)  # fmt: skip
+data_option = click.option(
+    "--data-root", type=click.Path(path_type=Path), default=None,
+    help="Folder with the data sets [default: data.root of the recipe, then $EDGEFOLD_DATA].",
+)  # fmt: skip
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+checkpoint_option = click.option(
+    "--checkpoint-every", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
+    help="Least time between training checkpoints.",
+)  # fmt: skip
+
+
+def run_options(function: Function) -> Function:
+    """Add the options that every verb has which may train."""
+    for option in (json_option, checkpoint_option, device_option, data_option, runs_option):
+        function = option(function)
+    return function
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--quick", is_flag=True, help="Measure latency for 3 s instead of 10, and label it so.")
+@run_options
+def run(recipe: str, quick: bool, as_json: bool, **options: Any) -> None:
+    """Run a recipe end to end: train, fold, export, verify, measure, report.
+
+    \b
+    Example:
+      edgefold run quickstart
+      edgefold run subclass-distillation/mnist-2x5 --data-root ~/data
+    """
+    _run(recipe, "benchmark", as_json, quick=quick, **options)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--stage", help="Train this stage only, with those it needs.")
+@run_options
+def train(recipe: str, stage: str | None, as_json: bool, **options: Any) -> None:
+    """Train a recipe's stages, or one of them, and stop before export.
+
+    \b
+    Example:
+      edgefold train quickstart --stage teacher
+    """
+    _run(recipe, "train", as_json, stage=stage, **options)
+
+
+@main.command()
+@click.argument("recipe")
+@run_options
+def export(recipe: str, as_json: bool, **options: Any) -> None:
+    """Write the bundle of a recipe's deployed stage; trains what is missing.
+
+    \b
+    Example:
+      edgefold export quickstart
+    """
+    _run(recipe, "export", as_json, **options)
+
+
+@main.command()
+@click.argument("target")
+@run_options
+def verify(target: str, as_json: bool, **options: Any) -> None:
+    """Prove that every exported format is the model that was trained.
+
+    TARGET is a recipe (compared with torch on test rows) or a bundle folder (compared with its own samples; no torch).
+
+    \b
+    Example:
+      edgefold verify quickstart
+      edgefold verify runs/quickstart/bundle
+    """
+    from compress import terminal
+
+    if _is_bundle(target):
+        from export.verify import require_parity, verify_bundle
+
+        reports = verify_bundle(Path(target))
+        terminal.print_parity([report.to_json() for report in reports], as_json)
+        for report in reports:
+            require_parity(report)
+        return
+    plans, settings = _prepare(target, **options)
+    from compress.pipeline import run_plans
+    from compress.variant_run import run_folder
+
+    outcome = run_plans(plans, settings, terminal.Narrator(), until="verify")
+    parities = [
+        json.loads((run_folder(plan, settings) / "parity.json").read_text())
+        for plan in plans
+        if plan.recipe.export
+    ]
+    if not parities:
+        raise UsageError(f"recipe {target} exports nothing", "Add `export: {stage: ...}` to it.")
+    terminal.print_parity([form for parity in parities for form in parity["formats"].values()], as_json)
+    outcome.require_gates()
+
+
+@main.command()
+@click.argument("target")
+@click.option(
+    "--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
+@click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
+@runs_option
+@json_option
+def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bool, **options: Any) -> None:
+    """Measure the latency of a bundle on this machine.
+
+    TARGET is a bundle folder or a recipe that was run.
+
+    \b
+    Example:
+      edgefold bench runs/quickstart/bundle --threads 2
+    """
+    arguments = [
+        *("--format", options["format_name"], "--threads", options["threads"], "--batch", options["batch"]),
+        *(["--quick"] if quick else []),
+    ]
+    _device_side("bench", _bundle_of(target, runs), arguments, output, as_json)
+
+
+@main.command()
+@click.argument("target")
+@click.option(
+    "--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help=".npz with inputs, labels, row_ids [default: the run's test rows].",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
+@click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
+@runs_option
+@json_option
+def accuracy(
+    target: str, runs: Path, as_json: bool, output: Path | None, data: Path | None, **options: Any
+) -> None:
+    """Measure the accuracy of a bundle with the engine that a device runs.
+
+    TARGET is a bundle folder or a recipe that was run.
+
+    \b
+    Example:
+      edgefold accuracy quickstart
+    """
+    bundle = _bundle_of(target, runs)
+    rows = bundle.parent / "test_rows.npz"
+    source = data or (rows if rows.exists() else None)
+    arguments = ["--format", options["format_name"], "--threads", options["threads"]]
+    arguments += ["--data", source] if source else []
+    arguments += ["--limit", options["limit"]] if options["limit"] else []
+    _device_side("accuracy", bundle, arguments, output, as_json)
+
+
+@main.command()
+@click.argument("recipe")
+@run_options
+def report(recipe: str, as_json: bool, **options: Any) -> None:
+    """Write report.html again from a recipe's results; makes what is missing.
+
+    \b
+    Example:
+      edgefold report quickstart
+    """
+    _run(recipe, "benchmark", as_json, **options)
+
+
+@main.command()
+@click.argument("recipes", nargs=-1)
+@json_option
+def check(recipes: tuple[str, ...], as_json: bool) -> None:
+    """Check recipes without data, GPU or training; without a name, all that come with the package.
+
+    \b
+    Example:
+      edgefold check my-recipe.yaml
+    """
+    from compress import terminal
+    from compress.library import find_recipe, shipped_recipes
+    from compress.variants import load_variants
+
+    paths = [find_recipe(name) for name in recipes] or list(shipped_recipes().values())
+    results: list[dict[str, Any]] = []
+    errors: list[EdgefoldError] = []
+    for path in paths:
+        try:
+            variants = load_variants(path)
+            results.append(
+                {
+                    "recipe": str(path),
+                    "stages": len(variants[0].recipe.stages),
+                    "runs": len(variants),
+                    "error": None,
+                }
+            )
+        except EdgefoldError as error:
+            errors.append(error)
+            results.append({"recipe": str(path), "stages": None, "runs": None, "error": error.message})
+    terminal.print_check(results, as_json)
+    if errors:
+        raise UsageError("\n".join(error.message for error in errors))
+
+
+@main.command()
+@click.argument("recipe")
+@runs_option
+@data_option
+@json_option
+def plan(recipe: str, runs: Path, data_root: Path | None, as_json: bool) -> None:
+    """Show the resolved stages of a recipe, and which of them are finished.
+
+    \b
+    Example:
+      edgefold plan quickstart
+    """
+    from compress import terminal
+
+    plans, settings = _prepare(recipe, runs=runs, data_root=data_root)
+    terminal.print_plans(plans, settings.runs, as_json)
+
+
+@main.command(name="list")
+@click.argument("what", type=click.Choice(["objectives", "models", "datasets", "recipes"]), required=False)
+@json_option
+def list_(what: str | None, as_json: bool) -> None:
+    """List what a recipe can name: objectives, models, data sets, and the recipes that come along.
+
+    \b
+    Example:
+      edgefold list objectives
+    """
+    from compress import terminal
+    from compress.catalogue import catalogue
+
+    terminal.print_catalogue(
+        {name: rows for name, rows in catalogue().items() if what in (None, name)}, as_json
+    )
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show what is installed, which engines and devices are usable here, and what to install for the rest.
+
+    \b
+    Example:
+      edgefold doctor
+    """
+    from compress import terminal
+    from compress.doctor import examine
+
+    terminal.print_findings(examine(), as_json)
+
+
+def _prepare(
+    recipe: str,
+    *,
+    runs: Path,
+    data_root: Path | None,
+    device: str = "auto",
+    checkpoint_every: float = 30.0,
+    quick: bool = False,
+) -> tuple[tuple[Plan, ...], Settings]:
+    from compress.library import find_recipe
+    from compress.pipeline import plans_of
+    from compress.variant_run import Settings
+
+    settings = Settings(runs, data_root, device, checkpoint_every, quick)
+    return plans_of(find_recipe(recipe), data_root), settings
+
+
+def _run(recipe: str, until: Step, as_json: bool, *, stage: str | None = None, **options: Any) -> None:
+    from compress import terminal
+    from compress.pipeline import run_plans
+
+    plans, settings = _prepare(recipe, **options)
+    narrator = terminal.Narrator()
+    terminal.announce(plans, settings.runs)
+    outcome = run_plans(plans, settings, narrator, until=until, only=stage)
+    narrator.close()
+    terminal.print_outcome(outcome, plans, until, as_json)
+    outcome.require_gates()
+
+
+def _is_bundle(target: str) -> bool:
+    return (Path(target) / "manifest.json").exists()
+
+
+def _bundle_of(target: str, runs: Path) -> Path:
+    """Return the bundle folder of a bundle path or of a recipe that was run."""
+    if Path(target).is_dir():
+        return Path(target)
+    from compress.library import find_recipe
+    from compress.variants import load_variants
+
+    recipe = load_variants(find_recipe(target))[0].recipe
+    found = sorted(manifest.parent for manifest in (runs / recipe.name).rglob("bundle/manifest.json"))
+    if not found:
+        raise UsageError(
+            f"recipe {recipe.name} has no bundle below {runs}", f"Run `edgefold run {target}` first."
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found))
+        )
+    return found[0]
+
+
+def _device_side(verb: str, bundle: Path, arguments: list[Any], output: Path | None, as_json: bool) -> None:
+    """Run a verb of `python -m runtime` in this process and end with its exit code."""
+    from runtime.__main__ import main as runtime_main
+
+    extra = (["--output", output] if output else []) + (["--json"] if as_json else [])
+    code = runtime_main([verb, str(bundle), *map(str, [*arguments, *extra])])
+    if code:
+        sys.exit(code)

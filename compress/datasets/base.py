@@ -1,0 +1,128 @@
+"""What a data set is, before and after its files are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from export.graph import InputSignature, Normalization
+
+UInt8Array = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of one split.
+
+    inputs: uint8 (N, H, W, channels), as decoded.
+    labels: int64 (N,), the class of the recipe's view.
+    hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
+    row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
+    """
+
+    inputs: UInt8Array
+    labels: Int64Array
+    hidden: Int64Array | None
+    row_ids: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, positions: npt.NDArray[np.intp] | slice) -> Split:
+        """Return the rows at `positions`; an index array copies, a slice does not."""
+        return Split(
+            inputs=self.inputs[positions],
+            labels=self.labels[positions],
+            hidden=None if self.hidden is None else self.hidden[positions],
+            row_ids=self.row_ids[positions],
+        )
+
+    def in_memory(self) -> Split:
+        """Return the split with writable inputs: torch.from_numpy warns of a read-only memory map."""
+        return self if self.inputs.flags.writeable else replace(self, inputs=np.array(self.inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set as one recipe sees it. Model choice reads `validation`; only the final figures read `test`.
+
+    hidden_names: names of the stored classes that `Split.hidden` counts, None where there is no view.
+    fingerprint: sha256 hex of the source's content, the same wherever the files lie.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    hidden_names: tuple[str, ...] | None
+    signature: InputSignature
+    normalization: Normalization
+    fingerprint: str
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is known without opening data; None where only the files can tell.
+
+    rows: rows of each split by its name.
+    """
+
+    classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    signature: InputSignature | None = None
+    normalization: Normalization | None = None
+    rows: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a source reads: its splits as stored, with usable rows only and the original labels.
+
+    splits: "train" and "test" always, "validation" where the source has one; `hidden` is None in all of them.
+    normalization: the published channel statistics, or scaling to [0, 1] where there are none.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    normalization: Normalization
+    fingerprint: str
+    splits: Mapping[str, Split]
+
+
+class Source(Protocol):
+    """One kind of data: a `compress.kinds.Spec` with the ways to open what it names.
+
+    declare: what is known without files. inspect: the same with what a glance at the files adds; classes,
+    signature, normalization and rows are then known. fingerprint: sha256 hex of the content, without
+    decoding; the same wherever the files lie. read: everything.
+
+    `root` is the folder that --data-root, the recipe or EDGEFOLD_DATA names, or None. Missing, truncated or
+    corrupt files are a DataError. More than `allowed_bad_rows` unusable rows (all splits together) are a
+    DataError too.
+    """
+
+    kind: ClassVar[str]
+
+    def declare(self) -> Declaration: ...
+
+    def inspect(self, root: Path | None) -> Declaration: ...
+
+    def fingerprint(self, root: Path | None) -> str: ...
+
+    def read(self, root: Path | None, *, cache: Path | None, allowed_bad_rows: int) -> Stored: ...
+
+
+def unit_normalization(channels: int, *, scale: float = 1 / 255) -> Normalization:
+    """Return the normalization that only scales to [0, 1]."""
+    return Normalization(scale=scale, mean=(0.0,) * channels, std=(1.0,) * channels)

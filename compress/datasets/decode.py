@@ -1,0 +1,179 @@
+"""Encoded images → one uint8 array, with the rows that do not decode told apart."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from compress.datasets.base import UInt8Array
+from compress.kinds import Spec
+from runtime.errors import DataError
+
+# Part of every cache key: raise it when the same bytes decode to other pixels.
+DECODE_VERSION = 1
+# Rows that are decoded to learn the common shape; the rows a thread decodes at a time.
+PROBED = 101
+CHUNK = 256
+
+Encoded = bytes | Path | None
+Shape = tuple[int, int, int]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+# Pillow's modes that hold 8-bit grey or colour without loss, and what they become.
+_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+# What an explicit `mode` may convert besides: alpha is dropped. 16-bit and float images are refused, because
+# Pillow clips them.
+_CONVERTIBLE = {*_MODES, "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr"}
+_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+
+
+class ImageOptions(Spec):
+    """How images are decoded. Without options all must have one size and mode, which the data decides.
+
+    size: (H, W) to resize to (antialiased bilinear). mode: convert to one channel or to three.
+    """
+
+    size: tuple[Side, Side] | None = None
+    mode: Literal["grey", "rgb"] | None = None
+
+    def shape(self) -> Shape | None:
+        """Return (H, W, channels) where the options alone decide it."""
+        if self.size is None or self.mode is None:
+            return None
+        return (*self.size, 1 if self.mode == "grey" else 3)
+
+
+class _UnusableImageError(Exception):
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Decoded rows. pixels: uint8 (N, H, W, channels), zero at the rows in `bad`; bad: reason by row."""
+
+    pixels: UInt8Array
+    bad: dict[int, str]
+
+
+def common_shape(encoded: Iterable[Encoded], options: ImageOptions, where: str) -> Shape:
+    """Return the (H, W, channels) that most of the first images have.
+
+    Most, and not the first: one image of another size must be the one that is reported. Raises DataError when
+    none of them decodes.
+    """
+    shapes: Counter[Shape] = Counter()
+    reasons: list[str] = []
+    for image in islice(encoded, PROBED):
+        try:
+            shapes[_shape_of(_pixels(image, options))] += 1
+        except _UnusableImageError as error:
+            reasons.append(str(error))
+    if not shapes:
+        first = f"the first says: {reasons[0]}" if reasons else "there are no rows"
+        raise DataError(f"{where}: none of the first {len(reasons)} images can be decoded; {first}")
+    return shapes.most_common(1)[0][0]
+
+
+def decode_images(encoded: Iterable[Encoded], rows: int, shape: Shape, options: ImageOptions) -> Images:
+    """Decode `rows` images of `shape` (H, W, channels) on all cores.
+
+    encoded: yields bytes, a file, or None for null, one a row.
+    """
+    pixels = np.zeros((rows, *shape), dtype=np.uint8)
+    bad: dict[int, str] = {}
+
+    def decode(chunk: tuple[int, Sequence[Encoded]]) -> dict[int, str]:
+        first, images = chunk
+        return _decode_into(pixels[first : first + len(images)], first, images, options)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        # A bounded window, so that a large source is never held encoded as a whole.
+        chunks = _chunks(encoded)
+        while window := list(islice(chunks, 64)):
+            for failures in pool.map(decode, window):
+                bad.update(failures)
+    return Images(pixels, bad)
+
+
+def _chunks(encoded: Iterable[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]]]:
+    images = iter(encoded)
+    first = 0
+    while chunk := list(islice(images, CHUNK)):
+        yield first, chunk
+        first += len(chunk)
+
+
+def _decode_into(
+    target: UInt8Array, first: int, images: Sequence[Encoded], options: ImageOptions
+) -> dict[int, str]:
+    bad: dict[int, str] = {}
+    for offset, image in enumerate(images):
+        name = f"{image.parent.name}/{image.name}: " if isinstance(image, Path) else ""
+        try:
+            decoded = _pixels(image, options)
+        except _UnusableImageError as error:
+            bad[first + offset] = f"{name}{error}"
+            continue
+        if _shape_of(decoded) == target.shape[1:]:
+            target[offset] = decoded.reshape(target.shape[1:])
+        else:
+            bad[first + offset] = (
+                f"{name}image is {_words(_shape_of(decoded))}, expected {_words(target.shape[1:])}"
+            )
+    return bad
+
+
+def _pixels(encoded: Encoded, options: ImageOptions) -> UInt8Array:
+    """Return uint8 (H, W) or (H, W, 3), upright, converted as the options say."""
+    if encoded is None:
+        raise _UnusableImageError("no image: null")
+    try:
+        data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+            mode = _target_mode(image.mode, options)
+            converted = upright if upright.mode == mode else upright.convert(mode)
+            if options.size is not None and converted.size != options.size[::-1]:
+                converted = converted.resize(options.size[::-1], Image.Resampling.BILINEAR)
+            return np.asarray(converted)
+    except _UnusableImageError:
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow raises a dozen unrelated types for corrupt files, struct.error among them
+        raise _UnusableImageError(f"does not decode: {_short(error)}") from error
+
+
+def _target_mode(mode: str, options: ImageOptions) -> str:
+    if options.mode is not None and mode in _CONVERTIBLE:
+        return "L" if options.mode == "grey" else "RGB"
+    if mode not in _MODES:
+        hint = "; `mode: grey` or `mode: rgb` converts it" if mode in _CONVERTIBLE else ""
+        raise _UnusableImageError(f"mode is {mode}, expected 8-bit grey (L) or colour (RGB){hint}")
+    return _MODES[mode]
+
+
+def _shape_of(pixels: UInt8Array) -> Shape:
+    return (pixels.shape[0], pixels.shape[1], 1 if pixels.ndim == 2 else pixels.shape[2])
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]} {'grey' if shape[2] == 1 else 'RGB'}"
+
+
+def _short(error: Exception) -> str:
+    # Pillow prints the address of the buffer; a message that differs from run to run cannot be compared.
+    text = str(error).split("<_io")[0].strip() or type(error).__name__
+    return text[:120]

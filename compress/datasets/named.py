@@ -1,0 +1,136 @@
+"""`mnist`, `cifar10`, `cifar100`: known data sets, as parquet folders of that name under the data root."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from compress.datasets.base import Declaration, Stored
+from compress.datasets.decode import Shape
+from compress.datasets.parquet_files import embedded_class_names
+from compress.datasets.parquet_folder import ParquetFolder
+from compress.datasets.root import missing
+from compress.kinds import Spec
+from export.graph import InputSignature, Normalization
+from runtime.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_CIFAR_100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+
+class NamedSet(Spec):
+    """A data set whose classes, shape and statistics are known before its files are opened."""
+
+    class_names: ClassVar[tuple[str, ...]]
+    shape: ClassVar[Shape]
+    normalization: ClassVar[Normalization]
+    rows: ClassVar[dict[str, int]]
+
+    def declare(self) -> Declaration:
+        return Declaration(
+            classes=len(self.class_names),
+            class_names=self.class_names,
+            signature=InputSignature(shape=self.shape),
+            normalization=self.normalization,
+            rows=dict(self.rows),
+        )
+
+    def inspect(self, root: Path | None) -> Declaration:
+        return replace(self._folder(root).inspect(), normalization=self.normalization)
+
+    def fingerprint(self, root: Path | None) -> str:
+        return self._folder(root).fingerprint()
+
+    def read(self, root: Path | None, *, cache: Path | None, allowed_bad_rows: int) -> Stored:
+        folder = self._folder(root)
+        for split, shards in folder.shards.items():
+            embedded = embedded_class_names(shards.schema, folder.label_column)
+            if embedded is not None and embedded != self.class_names:
+                raise DataError(
+                    f"{shards.paths[0]} is not {self.kind}: its classes are {', '.join(embedded[:5])}, ..., "
+                    f"expected {', '.join(self.class_names[:5])}, ...",
+                    remedy="For data of your own use `source: {parquet: {path: ...}}`.",
+                )
+            if (expected := self.rows.get(split)) is not None and shards.rows != expected:
+                log.warning(
+                    "%s: split %s has %d rows, the published set %d",
+                    folder.folder,
+                    split,
+                    shards.rows,
+                    expected,
+                )
+        return Stored(
+            name=self.kind,
+            class_names=self.class_names,
+            normalization=self.normalization,
+            fingerprint=folder.fingerprint(),
+            splits=folder.read(cache, allowed_bad_rows),
+        )
+
+    def _folder(self, root: Path | None) -> ParquetFolder:
+        where = (root or Path("DIR")) / self.kind
+        if root is None:
+            raise missing(self.kind, where, "no data root is named", self._layout(where), named_by_root=True)
+        return ParquetFolder(
+            title=self.kind,
+            folder=where,
+            class_names=self.class_names,
+            shape=self.shape,
+            required=tuple(self.rows),
+            layout=self._layout(where),
+        )
+
+    def _layout(self, folder: Path) -> str:
+        files = [
+            f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows"
+            for split, count in self.rows.items()
+        ]
+        height, width, channels = self.shape
+        form = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
+        columns = (
+            f"Columns: 'image' (struct with the field bytes, or binary: PNG, JPEG or WebP of {form}) and 'label' "
+            f"(whole number, 0 to {len(self.class_names) - 1}).\n"
+            f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
+        )
+        return "\n".join([*files, columns])
+
+
+class Mnist(NamedSet):
+    """Handwritten digits, 28×28 grey, 60,000 train and 10,000 test rows (LeCun et al. 1998)."""
+
+    kind = "mnist"
+    class_names = tuple(str(digit) for digit in range(10))
+    shape = (28, 28, 1)
+    normalization = Normalization(scale=1 / 255, mean=(0.1307,), std=(0.3081,))
+    rows: ClassVar = {"train": 60_000, "test": 10_000}
+
+
+class Cifar10(NamedSet):
+    """Photographs of ten classes, 32×32 RGB, 50,000 train and 10,000 test rows (Krizhevsky 2009)."""
+
+    kind = "cifar10"
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    shape = (32, 32, 3)
+    normalization = Normalization(scale=1 / 255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+    rows: ClassVar = {"train": 50_000, "test": 10_000}
+
+
+class Cifar100(NamedSet):
+    """Photographs of a hundred classes, 32×32 RGB, 50,000 train and 10,000 test rows (Krizhevsky 2009)."""
+
+    kind = "cifar100"
+    class_names = tuple(_CIFAR_100.split())
+    shape = (32, 32, 3)
+    normalization = Normalization(scale=1 / 255, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+    rows: ClassVar = {"train": 50_000, "test": 10_000}

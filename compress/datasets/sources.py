@@ -1,0 +1,18 @@
+"""The sources that a recipe can name: one file a family, one line a source."""
+
+from __future__ import annotations
+
+from compress.datasets.digits import Digits
+from compress.datasets.folder import Folder
+from compress.datasets.named import Cifar10, Cifar100, Mnist
+from compress.datasets.parquet import Parquet
+from compress.kinds import Spec
+
+SOURCES: dict[str, type[Spec]] = {
+    "digits": Digits,
+    "parquet": Parquet,
+    "folder": Folder,
+    "mnist": Mnist,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+}

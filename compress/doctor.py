@@ -1,0 +1,104 @@
+"""What is installed, which engines and devices are usable here, and what to install for the rest."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from typing import Any
+
+# (import name, distribution, what it is for, how to get it)
+PACKAGES = (
+    ("torch", "torch", "training and export", "pip install 'edgefold[train]'"),
+    ("pydantic", "pydantic", "recipes", "pip install 'edgefold[train]'"),
+    ("safetensors", "safetensors", "weights", "pip install 'edgefold[train]'"),
+    ("pyarrow", "pyarrow", "parquet data", "pip install 'edgefold[train]'"),
+    ("PIL", "pillow", "images", "pip install 'edgefold[train]'"),
+    ("sklearn", "scikit-learn", "digits, analysis", "pip install 'edgefold[train]'"),
+    ("onnx", "onnx", "ONNX export", "pip install 'edgefold[train]'"),
+    ("onnxscript", "onnxscript", "ONNX export", "pip install 'edgefold[train]'"),
+    ("matplotlib", "matplotlib", "report.html", "pip install 'edgefold[train]'"),
+    ("jinja2", "jinja2", "report.html", "pip install 'edgefold[train]'"),
+    ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
+)
+
+
+def examine() -> list[dict[str, Any]]:
+    """Return one finding each: what, whether it is usable, what was found, and how to get it."""
+    findings = [
+        _finding(
+            "python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""
+        )
+    ]
+    findings += [_package(*package) for package in PACKAGES]
+    findings += [*_engines(), *_devices(), _data_root()]
+    return findings
+
+
+def _finding(what: str, usable: bool, found: str, remedy: str) -> dict[str, Any]:
+    return {"what": what, "usable": usable, "found": found, "remedy": remedy}
+
+
+def _package(module: str, distribution: str, purpose: str, remedy: str) -> dict[str, Any]:
+    what = f"{distribution} ({purpose})"
+    if importlib.util.find_spec(module) is None:
+        return _finding(what, False, "not installed", remedy)
+    try:
+        return _finding(what, True, importlib.metadata.version(distribution), remedy)
+    except importlib.metadata.PackageNotFoundError:
+        # A Jetson's onnxruntime comes under another distribution name.
+        return _finding(what, True, "installed, version not recorded", remedy)
+
+
+def _engines() -> list[dict[str, Any]]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    try:
+        providers = importlib.import_module("onnxruntime").get_available_providers()
+    except (
+        Exception
+    ) as error:  # a broken native library can raise anything, and doctor must still report the rest
+        return [
+            _finding(
+                "engine onnxruntime",
+                False,
+                f"cannot be loaded: {error}",
+                "pip install --force-reinstall onnxruntime",
+            )
+        ]
+    usable = "CPUExecutionProvider" in providers
+    return [
+        _finding(
+            "engine onnxruntime", usable, ", ".join(providers), "pip install --force-reinstall onnxruntime"
+        )
+    ]
+
+
+def _devices() -> list[dict[str, Any]]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    findings = [_finding("device cpu", True, f"{cores} cores usable by this process", "")]
+    remedy = "install a CUDA build of torch (pytorch.org) and an NVIDIA driver"
+    if importlib.util.find_spec("torch") is None:
+        return [*findings, _finding("device cuda", False, "torch is not installed", remedy)]
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        driver = "with a driver" if shutil.which("nvidia-smi") else "no NVIDIA driver"
+        return [*findings, _finding("device cuda", False, f"torch {torch.__version__}, {driver}", remedy)]
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return [*findings, _finding("device cuda", True, names, remedy)]
+
+
+def _data_root() -> dict[str, Any]:
+    root = os.environ.get("EDGEFOLD_DATA")
+    remedy = "export EDGEFOLD_DATA=folder, or --data-root folder; quickstart needs neither"
+    if not root:
+        return _finding("EDGEFOLD_DATA", False, "not set", remedy)
+    return _finding(
+        "EDGEFOLD_DATA",
+        os.path.isdir(root),
+        root if os.path.isdir(root) else f"{root} is not a folder",
+        remedy,
+    )

@@ -1,0 +1,72 @@
+"""Predictions and accuracy of a torch model on a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.models import Classifier
+from compress.rows import Rows
+from export.fold import fold_logits
+from runtime.accuracy import wilson_interval
+
+BATCH = 1000
+
+
+@torch.no_grad()
+def predict(model: Classifier, preprocess: nn.Module, rows: Rows) -> Tensor:
+    """Return the logits (N, C*S), float32 on the device, of every row in order. The model's mode is kept."""
+    training = model.training
+    model.eval()
+    order = torch.arange(len(rows), device=rows.device)
+    logits = [model(preprocess(rows.gather(index)[0])).logits.float() for index in order.split(BATCH)]
+    model.train(training)
+    return torch.cat(logits)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy with its 95 % Wilson interval, and the mean cross-entropy of the class logits."""
+
+    correct: int
+    total: int
+    low: float
+    high: float
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+    def to_json(self) -> dict[str, float]:
+        return {
+            "accuracy": self.accuracy,
+            "correct": self.correct,
+            "total": self.total,
+            "low": self.low,
+            "high": self.high,
+            "loss": self.loss,
+        }
+
+
+def score(logits: Tensor, labels: Tensor, subclasses: int) -> Score:
+    """Score subclass logits (N, C*S) against labels (N,)."""
+    folded = fold_logits(logits, subclasses)
+    correct = int((folded.argmax(1) == labels).sum())
+    low, high = wilson_interval(correct, len(labels))
+    loss = float(nn.functional.cross_entropy(folded.double(), labels))
+    return Score(correct, len(labels), low, high, loss)
+
+
+def agreement(logits: Tensor, subclasses: int, other: Tensor, other_subclasses: int) -> float:
+    """Return the share of rows on which two models predict the same class."""
+    same = fold_logits(logits, subclasses).argmax(1) == fold_logits(other, other_subclasses).argmax(1)
+    return float(same.double().mean())
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return counts (C, C): row the true class, column the predicted one."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

@@ -1,0 +1,189 @@
+"""The report's plots, as SVG to be set into the page. Object interface of matplotlib only: no global state, no display."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from compress.summary import Row
+
+# Okabe & Ito 2008: told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": "#333333",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+}
+
+
+def svg_of(name: str, draw: Callable[[Figure], None], width: float = 6.2, height: float = 3.6) -> str:
+    """Return the SVG element that `draw` makes; `name` keeps its ids apart from other figures' on the page."""
+    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def training_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Total loss (log scale) and, where there is one, validation error by epoch, one line a stage."""
+    validated = any(
+        record["validation_accuracy"] is not None for records in stages.values() for record in records
+    )
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+        for colour, (name, records) in zip(_cycle(len(stages)), stages.items(), strict=True):
+            epochs = [record["epoch"] for record in records]
+            axes[0].plot(epochs, [record["losses"]["total"] for record in records], color=colour, label=name)
+            if validated:
+                error = [100 * (1 - (record["validation_accuracy"] or 0)) for record in records]
+                axes[1].plot(epochs, error, color=colour, label=name)
+        _log_if_positive(
+            axes[0], [record["losses"]["total"] for records in stages.values() for record in records]
+        )
+        axes[0].set(xlabel="epoch", ylabel="training loss")
+        if validated:
+            axes[1].set(xlabel="epoch", ylabel="validation error, %")
+            axes[1].set_ylim(bottom=0)
+        axes[0].legend()
+
+    return svg_of("training", draw, width=9.2 if validated else 6.2)
+
+
+def _log_if_positive(axes: Axes, values: Sequence[float]) -> None:
+    # subclass_auxiliary may be negative, and a logarithmic axis would drop those epochs without a word.
+    if min(values) > 0:
+        axes.set_yscale("log")
+
+
+def latency_histogram(latencies_ms: Mapping[str, np.ndarray]) -> str:
+    """Every call on a logarithmic time axis, with p50 and p90; nothing is trimmed."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        low = min(values.min() for values in latencies_ms.values())
+        high = max(values.max() for values in latencies_ms.values())
+        bins = np.geomspace(low, max(high, low * 1.01), 120).tolist()
+        for colour, (name, values) in zip(_cycle(len(latencies_ms)), latencies_ms.items(), strict=True):
+            axes.hist(values, bins=bins, color=colour, alpha=0.75, label=f"{name}, {len(values):,} calls")
+            for percentile, style in ((50, "-"), (90, "--")):
+                at = float(np.percentile(values, percentile))
+                axes.axvline(at, color=colour, linestyle=style, linewidth=1.2)
+                axes.annotate(
+                    f" p{percentile} {_time(at)}", (at, 1 - 0.08 * (percentile == 90)), xycoords=("data", "axes fraction"),
+                    color=colour, va="top", fontsize=9,
+                )  # fmt: skip
+        axes.set(xscale="log", yscale="log", ylabel="calls", xlabel="latency of one call, ms")
+        axes.legend(loc="upper right")
+
+    return svg_of("latency", draw)
+
+
+def accuracy_against_latency(rows: Sequence[Row]) -> str:
+    """Each export: test accuracy with its 95 % interval, median latency with a bar to p90."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for colour, row in zip(_cycle(len(rows)), rows, strict=True):
+            assert row.p50_ms is not None  # the caller picks measured rows
+            x, y = row.p50_ms, 100 * row.mean
+            below, above = max(0.0, y - 100 * row.low), max(0.0, 100 * row.high - y)
+            right = 0.0 if row.p90_ms is None else max(0.0, row.p90_ms - x)
+            axes.errorbar(
+                x, y, yerr=np.array([[below], [above]]), xerr=np.array([[0.0], [right]]), fmt="o", color=colour, capsize=3
+            )
+            axes.annotate(
+                f"{row.name}{', ' + row.variant if row.variant else ''}\n{row.size_bytes / 1000:,.1f} kB", (x, y),
+                xytext=(8, 6), textcoords="offset points", fontsize=9, color=colour,
+            )  # fmt: skip
+        axes.set(xlabel="latency of one call, ms (dot: p50, bar: to p90)", ylabel="test accuracy, %")
+        axes.margins(x=0.35, y=0.25)
+
+    return svg_of("tradeoff", draw)
+
+
+def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Counts by true (row) and predicted (column) class; shades are shares of the row."""
+    classes = len(names)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.grid(visible=False)
+        axes.set(xlabel="predicted", ylabel="true")
+        if classes <= 20:
+            axes.set_xticks(range(classes), names, rotation=45 if max(map(len, names)) > 3 else 0)
+            axes.set_yticks(range(classes), names)
+            for (i, j), count in np.ndenumerate(counts):
+                axes.text(
+                    j,
+                    i,
+                    f"{count:,}",
+                    ha="center",
+                    va="center",
+                    color="white" if shares[i, j] > 0.55 else "#333333",
+                    fontsize=9,
+                )
+
+    side = min(7.0, 2.6 + 0.42 * classes)
+    return svg_of("confusion", draw, width=side, height=side)
+
+
+def subclass_agreement(counts: np.ndarray, subclass_names: Sequence[str], hidden_names: Sequence[str]) -> str:
+    """Share of each hidden label (row) that lands in each invented subclass (column)."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
+        axes.grid(visible=False)
+        axes.set(xlabel="invented subclass", ylabel="hidden label")
+        axes.set_xticks(range(len(subclass_names)), subclass_names, rotation=45)
+        axes.set_yticks(range(len(hidden_names)), hidden_names)
+        if counts.size <= 400:
+            for (i, j), share in np.ndenumerate(shares):
+                if share >= 0.005:
+                    axes.text(
+                        j,
+                        i,
+                        f"{100 * share:.0f}",
+                        ha="center",
+                        va="center",
+                        color="white" if share > 0.55 else "#333333",
+                        fontsize=8,
+                    )
+
+    return svg_of(
+        "agreement",
+        draw,
+        width=min(9.0, 2.4 + 0.5 * len(subclass_names)),
+        height=min(8.0, 1.6 + 0.34 * len(hidden_names)),
+    )
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _time(ms: float) -> str:
+    return f"{1000 * ms:.1f} µs" if ms < 1 else f"{ms:.2f} ms" if math.isfinite(ms) else "∞"

@@ -1,0 +1,88 @@
+"""What the invented subclasses have found: their share, the hidden label they agree with, the images they like best."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+IMAGES_PER_SUBCLASS = 10
+
+
+@dataclass(frozen=True)
+class Subclass:
+    """One invented subclass on a split. `share` is of all rows; `purity` is of its own rows."""
+
+    name: str
+    class_name: str
+    share: float
+    hidden_name: str | None
+    purity: float | None
+    strip: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All subclasses of one stage. `counts` (hidden labels, C*S) is None where there are no hidden labels."""
+
+    stage: str
+    subclasses: tuple[Subclass, ...]
+    counts: np.ndarray | None
+    hidden_names: tuple[str, ...]
+
+
+def build_gallery(
+    stage: str,
+    logits: np.ndarray,
+    images: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    hidden: np.ndarray | None,
+    hidden_names: Sequence[str] | None,
+) -> Gallery:
+    """Describe each subclass from logits (N, C*S) on images (N, H, W, channels) and, where known, hidden labels (N,)."""
+    width = logits.shape[1]
+    per_class = width // len(class_names)
+    probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
+    winner = logits.argmax(1)
+    names = tuple(hidden_names or ())
+    counts = None
+    if hidden is not None and names:
+        counts = np.bincount(hidden * width + winner, minlength=len(names) * width).reshape(len(names), width)
+    subclasses = []
+    for index in range(width):
+        favourites = np.argsort(-probabilities[:, index], kind="stable")[:IMAGES_PER_SUBCLASS]
+        rows = int((winner == index).sum())
+        agrees = None if counts is None or rows == 0 else int(counts[:, index].argmax())
+        subclasses.append(
+            Subclass(
+                name=f"{class_names[index // per_class]} · {index % per_class + 1}",
+                class_name=class_names[index // per_class],
+                share=rows / len(logits),
+                hidden_name=None if agrees is None else names[agrees],
+                purity=None if agrees is None or counts is None else float(counts[agrees, index] / rows),
+                strip=_strip(images[favourites]) if rows else "",
+            )
+        )
+    return Gallery(stage, tuple(subclasses), counts, names)
+
+
+def _strip(images: np.ndarray) -> str:
+    """Return images (n, H, W, channels) side by side as a PNG data address, each stretched to the full range of grey."""
+    images = images.astype(np.float32)
+    low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
+    stretched = (255 * (images - low) / np.maximum(high - low, 1)).astype(np.uint8)
+    gap = np.full((*stretched.shape[:2], 1, stretched.shape[3]), 255, np.uint8)
+    row = np.concatenate(
+        [part for image, space in zip(stretched, gap, strict=True) for part in (image, space)], axis=1
+    )[:, :-1]
+    if row.shape[2] not in (1, 3):
+        row = row[:, :, :1]
+    buffer = io.BytesIO()
+    Image.fromarray(row.squeeze(2) if row.shape[2] == 1 else row).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,16 @@
+"""The model zoo: one file a family, one line a model."""
+
+from __future__ import annotations
+
+from compress.models.base import Classifier, ModelSpec, Output, image_shape, parameter_count
+from compress.models.mlp import MLPSpec
+from compress.models.mnist_cnn import MnistCNNSpec
+from compress.models.small_cnn import SmallCNNSpec
+
+MODELS: dict[str, type[ModelSpec]] = {
+    "mlp": MLPSpec,
+    "mnist_cnn": MnistCNNSpec,
+    "small_cnn": SmallCNNSpec,
+}
+
+__all__ = ["MODELS", "Classifier", "ModelSpec", "Output", "image_shape", "parameter_count"]

@@ -1,0 +1,80 @@
+"""What every model gives, and how a recipe describes one."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compress.kinds import Spec
+from export.graph import InputSignature
+
+Init = Literal["glorot", "he", "torch"]
+
+
+class Output(NamedTuple):
+    """What a forward pass returns.
+
+    logits: (N, C*S), class-major (`export.fold`).
+    embedding: (N, D), the input of the classifier.
+    features: the stage maps in depth order, (N, channels, h, w) or (N, width); `feature_names` of the model names them.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    features: tuple[Tensor, ...]
+
+
+class Classifier(nn.Module):
+    """Base of the models here: `forward(x) -> Output`, and the Linear layer `classifier` at the end."""
+
+    classifier: nn.Linear
+    feature_names: tuple[str, ...] = ()
+
+    def forward(self, x: Tensor) -> Output:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+
+class ModelSpec(Spec):
+    """Options of one model family. `build` takes what only the data and the stage know."""
+
+    init: Init = "torch"
+
+    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> Classifier:
+        """Return the model for images of `input_shape` (channels, H, W) with `outputs` = C*S logits.
+
+        Raises ValueError when the image is too small for the family's poolings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define build")
+
+
+def initialise(model: nn.Module, init: Init) -> None:
+    """Set weights of every convolution and linear layer, from the global random state.
+
+    glorot: uniform in ±sqrt(6 / (fan_in + fan_out)), zero biases (Glorot & Bengio 2010; the default of Keras, and so
+    of the papers whose code is in TensorFlow). he: normal with variance 2 / fan_in, zero biases (He et al. 2015).
+    torch: left as PyTorch makes them.
+    """
+    if init == "torch":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            if init == "glorot":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def image_shape(signature: InputSignature) -> tuple[int, int, int]:
+    """Return (channels, H, W), whatever the layout of the stored images."""
+    return signature.channels, signature.height, signature.width
+
+
+def parameter_count(spec: ModelSpec, *, input_shape: tuple[int, int, int], outputs: int) -> int:
+    """Return the number of trainable parameters, without allocating them."""
+    with torch.device("meta"):
+        model = spec.build(input_shape=input_shape, outputs=outputs)
+    return sum(parameter.numel() for parameter in model.parameters())

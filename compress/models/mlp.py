@@ -1,0 +1,46 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.models.base import Classifier, ModelSpec, Output, initialise
+
+
+class MLP(Classifier):
+    """Flatten, then Linear and ReLU for each hidden width, then the classifier."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, dropout: float) -> None:
+        super().__init__()
+        widths = (inputs, *hidden)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.feature_names = tuple(f"hidden{i + 1}" for i in range(len(hidden)))
+        self.activation = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(widths[-1], outputs)
+
+    def forward(self, x: Tensor) -> Output:
+        features: list[Tensor] = []
+        x = x.flatten(1)  # (N, channels*H*W)
+        for layer in self.hidden:
+            x = self.dropout(self.activation(layer(x)))  # (N, width)
+            features.append(x)
+        return Output(self.classifier(x), x, tuple(features))
+
+
+class MLPSpec(ModelSpec):
+    """Fully connected layers with ReLU on the flattened image."""
+
+    kind = "mlp"
+
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=16)] = (256, 256)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> MLP:
+        channels, height, width = input_shape
+        model = MLP(channels * height * width, self.hidden, outputs, self.dropout)
+        initialise(model, self.init)
+        return model

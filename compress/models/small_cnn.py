@@ -1,0 +1,57 @@
+"""A plain convolutional network for small images, from a few thousand parameters up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.models.base import Classifier, Init, ModelSpec, Output, initialise
+
+
+class SmallCNN(Classifier):
+    """Stages of 3×3 convolution, batch norm and ReLU, halved between stages; mean over positions; classifier."""
+
+    def __init__(self, input_shape: tuple[int, int, int], widths: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if min(height, width) < 2 ** (len(widths) - 1):
+            raise ValueError(
+                f"small_cnn with {len(widths)} stages needs images of at least {2 ** (len(widths) - 1)} pixels a side, "
+                f"came {height}×{width}"
+            )
+        sizes = (channels, *widths)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.feature_names = tuple(f"stage{i + 1}" for i in range(len(widths)))
+        self.classifier = nn.Linear(widths[-1], outputs)
+
+    def forward(self, x: Tensor) -> Output:
+        features: list[Tensor] = []
+        for i, stage in enumerate(self.stages):
+            x = stage(F.max_pool2d(x, 2) if i else x)  # (N, widths[i], H / 2^i, W / 2^i)
+            features.append(x)
+        embedding = x.mean(dim=(2, 3))  # (N, widths[-1])
+        return Output(self.classifier(embedding), embedding, tuple(features))
+
+
+class SmallCNNSpec(ModelSpec):
+    """3×3 convolutions with batch norm, one stage a width, mean pooling: for small images."""
+
+    kind = "small_cnn"
+
+    init: Init = "he"
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (
+        16,
+        32,
+        64,
+    )
+
+    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> SmallCNN:
+        model = SmallCNN(input_shape, self.widths, outputs)
+        initialise(model, self.init)
+        return model

@@ -1,0 +1,102 @@
+"""A distillation objective: a weighted sum of terms, nothing added silently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.kinds import Spec
+from compress.models.base import Output
+from export.fold import fold_logits
+
+TeacherOutput = Literal["logits", "embedding", "features"]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The two classifiers that an objective stands between. `teacher_subclasses` is None without a teacher."""
+
+    classes: int
+    subclasses: int
+    teacher_subclasses: int | None = None
+
+    @property
+    def compare_subclasses(self) -> bool:
+        """Whether logit terms compare all S×C logits: only where both sides have subclasses."""
+        return self.subclasses > 1 and (self.teacher_subclasses or 1) > 1
+
+    def comparable(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both sides' logits in the one shape they share: (N, C*S) or, folded, (N, C)."""
+        if self.compare_subclasses:
+            return student, teacher
+        return fold_logits(student, self.subclasses), fold_logits(teacher, self.teacher_subclasses or 1)
+
+
+class Term(nn.Module):
+    """One term: `forward(student, teacher, labels)` -> scalar, unweighted. `teacher` is None unless `needs` names it."""
+
+    def forward(self, student: Output, teacher: Output | None, labels: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+
+class TermSpec(Spec):
+    """Options of one term. `needs` names the teacher outputs it reads."""
+
+    needs: ClassVar[frozenset[TeacherOutput]] = frozenset()
+
+    weight: float = Field(1.0, ge=0)
+
+    def problem(self, heads: Heads) -> str | None:
+        """Say why the term cannot work between these heads, or None."""
+        if not self.needs or heads.teacher_subclasses is None:
+            return None
+        return subclass_mismatch(heads)
+
+    def build(self, heads: Heads) -> Term:
+        raise NotImplementedError(f"{type(self).__name__} must define build")
+
+
+def subclass_mismatch(heads: Heads) -> str | None:
+    if heads.compare_subclasses and heads.subclasses != heads.teacher_subclasses:
+        return (
+            f"the student has {heads.subclasses} subclasses per class and the teacher {heads.teacher_subclasses}: "
+            f"{heads.classes * heads.subclasses} logits cannot be compared with "
+            f"{heads.classes * (heads.teacher_subclasses or 1)}"
+        )
+    return None
+
+
+class Losses(NamedTuple):
+    """`total` is the weighted sum that is minimised; `terms` the unweighted values in the recipe's order."""
+
+    total: Tensor
+    terms: tuple[Tensor, ...]
+
+
+class Objective(nn.Module):
+    """The weighted sum of a stage's terms. Parameters of its terms (connectors) train with the student."""
+
+    def __init__(self, specs: Sequence[TermSpec], heads: Heads) -> None:
+        super().__init__()
+        self.names = term_names(specs)
+        self.weights = tuple(spec.weight for spec in specs)
+        self.terms = nn.ModuleList(spec.build(heads) for spec in specs)
+        self.needs: frozenset[TeacherOutput] = frozenset().union(*(spec.needs for spec in specs))
+
+    def forward(self, student: Output, teacher: Output | None, labels: Tensor) -> Losses:
+        values = tuple(term(student, teacher, labels) for term in self.terms)
+        weighted = [weight * value for weight, value in zip(self.weights, values, strict=True)]
+        return Losses(sum(weighted[1:], start=weighted[0]), values)
+
+
+def term_names(specs: Sequence[TermSpec]) -> tuple[str, ...]:
+    """Return a name for each term: its kind, numbered where one kind stands more than once."""
+    kinds = [spec.kind for spec in specs]
+    return tuple(
+        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: i + 1].count(kind)}"
+        for i, kind in enumerate(kinds)
+    )

@@ -1,0 +1,119 @@
+"""The objectives' mathematics: pure functions of tensors, each the mean over the batch.
+
+Letters as in the design: N batch, C classes, S subclasses per class, tau temperature. Teacher tensors are constants
+to every function here; callers hand them over without a graph. Half-precision input is computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from export.fold import by_class
+
+Rescale = Literal["tau2", "max", "none"]
+
+# Softened logits differ by about 1/tau, and the divergence by 1/tau²: float32 keeps four digits of it up to about here,
+FLOAT32_TAU = 16.0
+# float64 up to about here, and beyond that the limit is exact to better than 1e-5 of itself.
+FLOAT64_TAU = 1e6
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of class logits (N, C) with labels (N,).
+
+    With `smoothing` b the target is 1 - b on the true class and b / (C - 1) on each other one, as the papers print it
+    (PyTorch's own option spreads b / C over all classes, the true one included).
+    """
+    log_p = F.log_softmax(_at_least_float32(logits), dim=1)  # (N, C)
+    true = log_p.gather(1, labels[:, None]).squeeze(1)  # (N,)
+    if smoothing == 0.0:
+        return -true.mean()
+    others = (log_p.sum(1) - true) / max(log_p.shape[1] - 1, 1)
+    return -((1 - smoothing) * true + smoothing * others).mean()
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale = "tau2") -> Tensor:
+    """Return factor · KL(softmax(teacher / tau) ‖ softmax(student / tau)) of logits (N, K).
+
+    The factor is tau² (Hinton et al. 2015), max(tau, tau²) (Kim et al. 2021, equation 7) or 1. At tau = infinity, where
+    tau² KL has a limit, that limit: half the population variance over classes of student - teacher (Kim et al. 2021,
+    the antiderivative of its gradient); with "none" it is zero.
+    """
+    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    if tau > FLOAT64_TAU:
+        limit = 0.5 * (student - teacher).var(dim=1, correction=0).mean()
+        return limit * (1.0 if rescale != "none" else tau**-2)
+    result_type = student.dtype
+    if tau > FLOAT32_TAU:
+        student, teacher = student.double(), teacher.double()
+    log_p = F.log_softmax(teacher / tau, dim=1)
+    log_q = F.log_softmax(student / tau, dim=1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    return (_factor(tau, rescale) * divergence).to(result_type)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale = "tau2") -> Tensor:
+    """Return -factor · sum of softmax(teacher / tau) · log softmax(student / tau) for logits (N, K).
+
+    Equation 3 of Müller et al. 2020 ("Subclass distillation"). It has the gradient of `kl_divergence` and is larger
+    by the entropy of the teacher. `tau` is finite: the entropy times tau² has no limit.
+    """
+    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    p = F.softmax(teacher / tau, dim=1)
+    return -_factor(tau, rescale) * (p * F.log_softmax(student / tau, dim=1)).sum(1).mean()
+
+
+def logit_mse(student: Tensor, teacher: Tensor, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+    """Return the squared distance of logits (N, K), mean over the batch.
+
+    `sum` adds over the K logits (Kim et al. 2021, equation 9), `mean` averages over them (their published code).
+    """
+    squared = (_at_least_float32(student) - _at_least_float32(teacher)).square()
+    return squared.sum(1).mean() if reduction == "sum" else squared.mean()
+
+
+def subclass_auxiliary(
+    logits: Tensor, tau: float, form: Literal["unitnorm", "literal"] = "unitnorm", eps: float = 1e-9
+) -> Tensor:
+    """Return the loss that spreads a batch over the invented subclasses, from subclass logits (N, C*S).
+
+    Müller et al. 2020, equations 6 and 7: mean_i log((1/N) sum_j exp(v_i·v_j / tau)) minus the self term, where v_i are
+    the example's logits, normalised over all C*S of them. The printed constant 1/tau is the self term of unit-norm rows,
+    which is what the published notebook computes: `unitnorm`. `literal` takes equation 6 at its word (unit variance,
+    so |v_i|² = C*S).
+    """
+    logits = _at_least_float32(logits)
+    width = logits.shape[1]
+    variance, mean = torch.var_mean(logits, dim=1, correction=0, keepdim=True)
+    v = (logits - mean) / (variance + eps).sqrt()  # (N, C*S), unit variance
+    if form == "unitnorm":
+        v = v / math.sqrt(width)
+    self_term = (1.0 if form == "unitnorm" else width) / tau
+    similarity = v @ v.T / tau  # (N, N)
+    return similarity.logsumexp(dim=1).mean() - self_term - math.log(logits.shape[0])
+
+
+def intra_subclass(
+    student: Tensor, teacher: Tensor, subclasses: int, tau: float, rescale: Rescale = "none"
+) -> Tensor:
+    """Return the cross-entropy within each class's subclasses, summed over classes, for logits (N, C*S).
+
+    One softmax for each group of S logits, so neither labels nor class probabilities take part: Müller et al. 2020,
+    section 4.4, last paragraph. The paper states no tau² factor, hence `rescale: none`.
+    """
+    log_q = F.log_softmax(by_class(_at_least_float32(student), subclasses) / tau, dim=2)  # (N, C, S)
+    p = F.softmax(by_class(_at_least_float32(teacher), subclasses) / tau, dim=2)
+    return -_factor(tau, rescale) * (p * log_q).sum((1, 2)).mean()
+
+
+def _factor(tau: float, rescale: Rescale) -> float:
+    return {"tau2": tau**2, "max": max(tau, tau**2), "none": 1.0}[rescale]
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,89 @@
+"""Runs a recipe: every variant through its steps, then the report. Gates are judged at the end, with all files kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import locked
+from compress.plan import Plan, plan
+from compress.report import write_report
+from compress.summary import Row, summarise
+from compress.variant_run import Notify, Settings, Step, VariantRun
+from compress.variants import load_variants
+from runtime.errors import GateError
+from runtime.files import remove_leftovers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to. `missed` names every gate that was missed, in words."""
+
+    rows: tuple[Row, ...]
+    missed: tuple[str, ...]
+    folder: Path
+    report: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "missed": list(self.missed),
+            "folder": str(self.folder),
+            "report": str(self.report) if self.report else None,
+        }
+
+    def require_gates(self) -> None:
+        """Raise GateError when a parity, accuracy or `expect` gate was missed."""
+        if self.missed:
+            raise GateError("\n".join(self.missed), f"The files are kept in {self.folder}.")
+
+
+def plans_of(recipe: Path, data_root: Path | None) -> tuple[Plan, ...]:
+    """Return one plan for every variant and seed of a recipe file."""
+    return tuple(plan(variant, data_root) for variant in load_variants(recipe))
+
+
+def run_plans(
+    plans: Sequence[Plan],
+    settings: Settings,
+    notify: Notify,
+    *,
+    until: Step = "benchmark",
+    only: str | None = None,
+) -> Outcome:
+    """Take every plan up to and including the step `until`; write the report after the last one.
+
+    With `only`, that stage alone is trained, with those it needs.
+
+    One process at a time works on a recipe's run folder: a second one says so and waits.
+    """
+    folder = settings.runs / plans[0].recipe.name
+    with locked(folder / ".lock", f"recipe {plans[0].recipe.name} ({folder})", notify):
+        remove_leftovers(folder)
+        runs, missed = [], []
+        for one in plans:
+            run = VariantRun(one, settings, notify)
+            if one.variant.folder:
+                notify(f"{one.recipe.name}/{one.variant.folder}")
+            try:
+                run.run(until, only)
+            except GateError as error:
+                missed.append(error.message)
+            runs.append(run)
+        rows = summarise(runs)
+        missed += [
+            _expectation_message(row) for row in rows if row.expectation and not row.expectation.passed
+        ]
+        report = write_report(runs, rows, folder) if until == "benchmark" else None
+    return Outcome(rows, tuple(missed), folder, report)
+
+
+def _expectation_message(row: Row) -> str:
+    expectation = row.expectation
+    assert expectation is not None  # the caller filtered
+    return (
+        f"{row.name}: {expectation.metric} is {expectation.ours:.2f}, expected {expectation.published:g} "
+        f"({expectation.tolerance}; {expectation.source})"
+    )

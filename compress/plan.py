@@ -1,0 +1,144 @@
+"""From a recipe to ordered stages with content keys; the only place where a stage's settings are resolved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.datasets import DataSpec, Declaration, describe, fingerprint
+from compress.datasets.augment import Augmentation
+from compress.kinds import as_recipe_value
+from compress.models import Classifier, image_shape, parameter_count
+from compress.objectives import Heads
+from compress.recipe import ExpectSpec, Recipe, StageSpec, TrainSpec
+from compress.variants import Variant
+from runtime.files import sha256_of_bytes
+
+# Part of every key: raised when the same recipe would no longer give the same weights.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage with everything resolved. Equal keys mean equal weights (on a CPU, to the bit)."""
+
+    name: str
+    key: str
+    seed: int
+    spec: StageSpec
+    train: TrainSpec
+    heads: Heads
+    input_shape: tuple[int, int, int]
+    augment: tuple[Augmentation, ...]
+    teacher: str | None
+    init_from: str | None
+    parameters: int
+    expect: ExpectSpec | None
+    resolved: Mapping[str, Any]
+
+    @property
+    def outputs(self) -> int:
+        return self.heads.classes * self.heads.subclasses
+
+    def build_model(self) -> Classifier:
+        return self.spec.model.build(input_shape=self.input_shape, outputs=self.outputs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of one variant in running order, and the key of what it exports."""
+
+    variant: Variant
+    declaration: Declaration
+    fingerprint: str
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.variant.recipe
+
+    @property
+    def key(self) -> str:
+        """Return the key of the deployed stage and of how it is exported."""
+        export = self.recipe.export.model_dump(mode="json") if self.recipe.export else None
+        return _key({"stage": self.stage(self.recipe.exported_stage).key, "export": export})
+
+    def stage(self, name: str) -> StagePlan:
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def plan(variant: Variant, data_root: Path | None) -> Plan:
+    """Resolve one variant.
+
+    Raises DataError when the data is not where it should be.
+    """
+    recipe = variant.recipe
+    declaration = describe(recipe.data, data_root)
+    content = fingerprint(recipe.data, data_root)
+    planned: dict[str, StagePlan] = {}
+    for name in recipe.stages:
+        planned[name] = _plan_stage(name, variant, declaration, content, planned)
+    return Plan(variant, declaration, content, tuple(planned.values()))
+
+
+def _plan_stage(
+    name: str, variant: Variant, declaration: Declaration, content: str, earlier: Mapping[str, StagePlan]
+) -> StagePlan:
+    recipe, seed = variant.recipe, variant.seed
+    spec, train = recipe.stages[name], recipe.train_spec(name)
+    heads = heads_of(recipe, name, declaration.classes or 0)
+    assert declaration.signature is not None  # describe() fills it
+    shape = image_shape(declaration.signature)
+    parents = {
+        role: earlier[parent].key
+        for role, parent in (("teacher", spec.teacher), ("init_from", spec.init_from))
+        if parent
+    }
+    resolved = {
+        "format_version": FORMAT_VERSION,
+        "seed": seed,
+        "data": {"content": content, **data_settings(recipe.data)},
+        "model": as_recipe_value(spec.model),
+        "classes": heads.classes,
+        "subclasses": heads.subclasses,
+        "objective": [as_recipe_value(term) for term in spec.objective],
+        "train": train.model_dump(mode="json"),
+        "parents": parents,
+    }
+    return StagePlan(
+        name=name,
+        key=_key(resolved),
+        seed=seed,
+        spec=spec,
+        train=train,
+        heads=heads,
+        input_shape=shape,
+        augment=recipe.data.augment,
+        teacher=spec.teacher,
+        init_from=spec.init_from,
+        parameters=parameter_count(spec.model, input_shape=shape, outputs=heads.classes * heads.subclasses),
+        expect=recipe.expectations().get(name),
+        resolved=resolved,
+    )
+
+
+def heads_of(recipe: Recipe, stage: str, classes: int) -> Heads:
+    """Return the heads on both sides of a stage's objective."""
+    spec = recipe.stages[stage]
+    teacher = recipe.stages[spec.teacher].subclasses if spec.teacher in recipe.stages else None
+    return Heads(classes, spec.subclasses, teacher)
+
+
+def data_settings(data: DataSpec) -> dict[str, Any]:
+    """Return what of `data:` decides the rows, beside their content: never where they lie."""
+    settings = data.model_dump(mode="json", exclude={"root"})
+    for options in settings["source"].values():
+        options.pop("path", None)
+    return settings
+
+
+def _key(value: Any) -> str:
+    return sha256_of_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())

@@ -1,0 +1,188 @@
+"""The recipe: typed schema and loading. What a recipe says is here; what follows from it is in `plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from compress.datasets import DataSpec
+from compress.kinds import OneOf, Spec
+from compress.models import MODELS, ModelSpec
+from compress.objectives import OBJECTIVES, TermSpec
+from compress.optimization import OPTIMIZERS, SCHEDULES, AdamSpec, ConstantSpec, OptimizerSpec, ScheduleSpec
+from compress.recipe_report import problems_of, recipe_error
+from compress.yaml_document import Document, Problem, read_document
+from runtime.errors import RecipeError
+
+# Names become folder names on every system, so they are plain.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, tuple) else (value,)
+
+
+class TrainSpec(Spec):
+    """How a stage is trained. A stage's own `train:` overrides the recipe's key by key."""
+
+    epochs: int = Field(10, ge=1, le=100_000)
+    batch_size: int = Field(128, ge=1)
+    drop_last: bool = False
+    optimizer: Annotated[OptimizerSpec, OneOf("optimizer", OPTIMIZERS)] = AdamSpec()
+    schedule: Annotated[ScheduleSpec, OneOf("schedule", SCHEDULES)] = ConstantSpec()
+    warmup_epochs: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    select: Literal["last", "best"] = "last"
+
+
+class ExpectSpec(Spec):
+    """A published number that a run is compared with, in percent, mean over the seeds.
+
+    `within`: at most that far from it either way. `no_worse_by`: at most that much worse; better is fine.
+    """
+
+    test_error_percent: float | None = Field(None, ge=0, le=100)
+    test_accuracy_percent: float | None = Field(None, ge=0, le=100)
+    within: float | None = Field(None, ge=0)
+    no_worse_by: float | None = Field(None, ge=0)
+    source: str
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> ExpectSpec:
+        for pair in (("test_error_percent", "test_accuracy_percent"), ("within", "no_worse_by")):
+            if sum(getattr(self, name) is not None for name in pair) != 1:
+                raise PydanticCustomError(
+                    "one_of_each", "expected exactly one of {names}", {"names": " and ".join(pair)}
+                )
+        return self
+
+
+Objective = Annotated[
+    Annotated[tuple[Annotated[TermSpec, OneOf("objective", OBJECTIVES)], ...], Field(min_length=1)],
+    BeforeValidator(_as_list),
+]
+
+
+class StageSpec(Spec):
+    """One training stage: a model, its head, what it learns from, and what it should reach."""
+
+    model: Annotated[ModelSpec, OneOf("model", MODELS)]
+    subclasses: int = Field(1, ge=1, le=4096)
+    teacher: str | None = None
+    init_from: str | None = None
+    objective: Objective
+    train: TrainSpec = TrainSpec()
+    expect: ExpectSpec | None = None
+
+
+class OnnxSpec(Spec):
+    kind = "onnx"
+
+
+FORMATS: dict[str, type[Spec]] = {"onnx": OnnxSpec}
+
+
+class ExportSpec(Spec):
+    """Which stage is deployed, in which formats, verified at which batch sizes."""
+
+    stage: str
+    formats: Annotated[tuple[Annotated[Spec, OneOf("format", FORMATS)], ...], Field(min_length=1)] = (
+        OnnxSpec(),
+    )
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (
+        1,
+        8,
+        64,
+    )
+    subclass_probabilities: bool = False
+
+
+class LocalSpec(Spec):
+    """This machine."""
+
+    kind = "local"
+
+    threads: int = Field(1, ge=1, le=1024)
+    batch: int = Field(1, ge=1, le=65536)
+    quick: bool = False
+
+
+TARGETS: dict[str, type[Spec]] = {"local": LocalSpec}
+
+
+class Recipe(Spec):
+    """A recipe as it was written."""
+
+    name: Name
+    description: str = ""
+    seed: Seed | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] | None = None
+    data: DataSpec
+    train: TrainSpec = TrainSpec()
+    stages: Annotated[dict[Name, StageSpec], Field(min_length=1)]
+    export: ExportSpec | None = None
+    benchmark: tuple[Annotated[LocalSpec, OneOf("target", TARGETS)], ...] = ()
+    expect: ExpectSpec | None = None
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return self.seeds or (self.seed or 0,)
+
+    @property
+    def exported_stage(self) -> str:
+        """Return the stage that is deployed: the one `export` names, else the last."""
+        return self.export.stage if self.export else list(self.stages)[-1]
+
+    def expectations(self) -> dict[str, ExpectSpec]:
+        """Return what each stage should reach; the recipe's own `expect` is the deployed stage's."""
+        own = {name: stage.expect for name, stage in self.stages.items() if stage.expect}
+        return {**({self.exported_stage: self.expect} if self.expect else {}), **own}
+
+    def train_spec(self, stage: str) -> TrainSpec:
+        """Return the stage's training options: the recipe's, overridden by those the stage writes itself."""
+        own = self.stages[stage].train
+        return self.train.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def load_recipe(path: Path) -> tuple[Recipe, Document]:
+    """Read, parse and validate one file.
+
+    Raises RecipeError naming every problem of the file at once.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot be read: {error.strerror}", "Name an existing recipe file."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: not UTF-8 text (byte {error.start})", "Save the recipe as UTF-8."
+        ) from None
+    document = read_document(text)
+    recipe, problems = (
+        recipe_from_value(document.value, document) if document.value is not None else (None, ())
+    )
+    problems = (*document.problems, *problems)
+    if recipe is None or problems:
+        raise recipe_error(path, problems)
+    return recipe, document
+
+
+def recipe_from_value(value: Any, document: Document) -> tuple[Recipe | None, tuple[Problem, ...]]:
+    """Validate plain data against the schema; `document` gives the lines."""
+    if not isinstance(value, dict):
+        return None, (
+            Problem((), 1, "expected a mapping with name, data and stages", "See recipes/quickstart.yaml."),
+        )
+    try:
+        return Recipe.model_validate(value), ()
+    except ValidationError as error:
+        return None, problems_of(error, Recipe, document)

@@ -1,0 +1,112 @@
+"""What a recipe must satisfy beyond its schema: stages that fit together. Needs no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.datasets import Declaration, declare
+from compress.models import image_shape, parameter_count
+from compress.objectives import Heads
+from compress.recipe import Recipe, StageSpec
+from compress.recipe_report import did_you_mean
+from compress.yaml_document import Document, Path, Problem
+
+
+def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
+    """Return everything that is wrong with how the parts of a valid recipe fit together."""
+    declaration = declare(recipe.data)
+    found = [*_recipe_problems(recipe)]
+    for name, stage in recipe.stages.items():
+        found += _reference_problems(recipe, name, stage)
+        found += _head_problems(recipe, name, stage, declaration)
+        found += _training_problems(recipe, name)
+    return tuple(Problem(path, document.line_of(path), message, remedy) for path, message, remedy in found)
+
+
+Found = tuple[Path, str, str]
+
+
+def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
+    if recipe.seed is not None and recipe.seeds is not None:
+        yield ("seeds",), "seed and seeds are both given", "Keep one of the two."
+    if len(set(recipe.all_seeds)) != len(recipe.all_seeds):
+        yield ("seeds",), "a seed stands twice", "Give each seed once."
+    if recipe.export and recipe.export.stage not in recipe.stages:
+        yield (
+            ("export", "stage"),
+            f"unknown stage '{recipe.export.stage}'",
+            did_you_mean(recipe.export.stage, list(recipe.stages)),
+        )
+    elif recipe.expect and recipe.stages[recipe.exported_stage].expect:
+        yield ("expect",), f"stage '{recipe.exported_stage}' has an expect of its own", "Keep one of the two."
+    if recipe.benchmark and not recipe.export:
+        yield ("benchmark",), "there is nothing to benchmark without export", "Add `export: {stage: ...}`."
+
+
+def _reference_problems(recipe: Recipe, name: str, stage: StageSpec) -> Iterator[Found]:
+    order = list(recipe.stages)
+    for role in ("teacher", "init_from"):
+        other = getattr(stage, role)
+        path = ("stages", name, role)
+        if other is None:
+            continue
+        if other == name:
+            yield path, "a stage cannot name itself", f"Name a stage that stands above '{name}'."
+        elif other not in recipe.stages:
+            yield path, f"unknown stage '{other}'", did_you_mean(other, order[: order.index(name)])
+        elif order.index(other) > order.index(name):
+            remedy = f"Stages run in the order in which they are written: move '{other}' above '{name}'."
+            yield path, f"'{other}' is a later stage", remedy
+    if stage.teacher is None:
+        for i, term in enumerate(stage.objective):
+            if term.needs:
+                yield (
+                    ("stages", name, "objective", i),
+                    f"{term.kind} needs a teacher",
+                    "Add `teacher:` with an earlier stage.",
+                )
+    elif not any(term.needs for term in stage.objective):
+        yield (
+            ("stages", name, "teacher"),
+            "no term of the objective reads the teacher",
+            "Add a term such as kl, or leave it out.",
+        )
+
+
+def _head_problems(recipe: Recipe, name: str, stage: StageSpec, declaration: Declaration) -> Iterator[Found]:
+    teacher = recipe.stages.get(stage.teacher or "")
+    heads = Heads(declaration.classes or 0, stage.subclasses, teacher.subclasses if teacher else None)
+    for i, term in enumerate(stage.objective):
+        problem = term.problem(heads)
+        if problem is not None:
+            yield ("stages", name, "objective", i), f"{term.kind}: {problem}", ""
+    source = recipe.stages.get(stage.init_from or "")
+    if source and (source.model, source.subclasses) != (stage.model, stage.subclasses):
+        yield (
+            ("stages", name, "init_from"),
+            f"'{stage.init_from}' has another model or head, so its weights do not fit",
+            "Give both stages the same model and subclasses.",
+        )
+    if declaration.signature is not None and declaration.classes is not None:
+        try:
+            outputs = declaration.classes * stage.subclasses
+            parameter_count(stage.model, input_shape=image_shape(declaration.signature), outputs=outputs)
+        except ValueError as error:
+            yield ("stages", name, "model"), str(error), ""
+
+
+def _training_problems(recipe: Recipe, name: str) -> Iterator[Found]:
+    train = recipe.train_spec(name)
+    own = ("stages", name, "train")
+    if train.select == "best" and recipe.data.validation == 0:
+        yield (
+            (*own, "select"),
+            "select: best needs validation rows",
+            "Set data.validation above 0, or select: last.",
+        )
+    if train.warmup_epochs >= train.epochs:
+        yield (
+            (*own, "warmup_epochs"),
+            f"the warm-up takes {train.warmup_epochs} of {train.epochs} epochs",
+            "Make it shorter.",
+        )

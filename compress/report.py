@@ -1,0 +1,166 @@
+"""report.html (one file, works offline) and report.json, from what the runs left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from compress import figures
+from compress.artifact import versions
+from compress.evaluate import predict
+from compress.gallery import Gallery, build_gallery
+from compress.summary import Row, read_json, summary_sentence
+from compress.terminal import milliseconds, size
+from compress.variant_run import VariantRun
+from runtime.files import write_atomically, write_json
+from runtime.latency import decode_samples
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the page: heading, SVG, and the sentence below it."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) -> Path:
+    """Write report.html and report.json into `folder`. Plots and gallery show the first run; the table shows all."""
+    first = runs[0]
+    write_json(
+        folder / "report.json",
+        {"format_version": 1, "recipe": first.plan.recipe.name, "rows": [row.to_json() for row in rows]},
+    )
+    environment = Environment(
+        loader=PackageLoader("compress", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, size=size, time=milliseconds)
+    page = environment.get_template("report.html.jinja").render(
+        recipe=first.plan.recipe,
+        sentence=summary_sentence(rows, first.plan.recipe.exported_stage),
+        rows=rows,
+        several_seeds=len(first.plan.recipe.all_seeds) > 1,
+        run_name=first.plan.variant.folder,
+        plots=_plots(first, rows),
+        galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first)],
+        provenance=_provenance(first),
+        environment=_environment(first),
+        recipe_text=yaml.safe_dump(
+            _plain(first.plan.recipe.model_dump(mode="json", exclude_none=True)), sort_keys=False
+        ),
+    )
+    path = folder / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
+    plots = []
+    measured = [row for row in rows if row.p50_ms is not None]
+    if measured:
+        caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency."
+        plots.append(Plot("Accuracy against latency", figures.accuracy_against_latency(measured), caption))
+    logs = {name: artifact.log() for name, artifact in run.artifacts.items()}
+    plots.append(
+        Plot(
+            "Training",
+            figures.training_curves(logs),
+            "Each stage's own objective: losses of different terms are not comparable.",
+        )
+    )
+    benches = {file.name.split(".")[1]: read_json(file) for file in sorted(run.folder.glob("bench.*.json"))}
+    samples = {name: decode_samples(bench["samples"]) / 1e6 for name, bench in benches.items() if bench}
+    if samples:
+        caption = "Every timed call, none left out; the long tail is the machine's as much as the model's."
+        plots.append(Plot("Latency", figures.latency_histogram(samples), caption))
+    plots += [_confusion_plot(run, name) for name in sorted(benches)]
+    return plots
+
+
+def _confusion_plot(run: VariantRun, format_name: str) -> Plot:
+    accuracy = read_json(run.folder / f"accuracy.{format_name}.json")
+    assert accuracy is not None  # measured before any latency
+    svg = figures.confusion_matrix(np.array(accuracy["confusion"]), run.dataset.class_names)
+    caption = f"{accuracy['total']:,} test rows through the exported {format_name} file; {_unlike(accuracy['rows_unlike_torch'])}."
+    return Plot(f"Confusion, {format_name}", svg, caption)
+
+
+def _unlike(rows: Sequence[int]) -> str:
+    return f"{len(rows)} predictions differ from torch's" if rows else "every prediction equals torch's"
+
+
+def _galleries(run: VariantRun) -> list[Gallery]:
+    """Return a gallery for the deployed stage and its teacher, where they have subclasses."""
+    deployed = run.plan.stage(run.plan.recipe.exported_stage)
+    names = [
+        name
+        for name in (deployed.name, deployed.teacher)
+        if name and run.plan.stage(name).heads.subclasses > 1
+    ]
+    test = run.dataset.test
+    return [
+        build_gallery(
+            name,
+            predict(run.model(name), run.preprocess, run.test_rows).cpu().numpy(),
+            test.inputs if run.dataset.signature.layout == "NHWC" else test.inputs.transpose(0, 2, 3, 1),
+            class_names=run.dataset.class_names,
+            hidden=test.hidden,
+            hidden_names=run.dataset.hidden_names,
+        )
+        for name in names
+        if name in run.artifacts
+    ]
+
+
+def _agreement_plot(gallery: Gallery) -> str:
+    if gallery.counts is None:
+        return ""
+    return figures.subclass_agreement(
+        gallery.counts, [subclass.name for subclass in gallery.subclasses], gallery.hidden_names
+    )
+
+
+def _provenance(run: VariantRun) -> list[tuple[str, str]]:
+    found = [(f"stage {name}", artifact.key) for name, artifact in run.artifacts.items()]
+    found += [("data content", run.plan.fingerprint), ("export", run.plan.key)]
+    rows = {"train": run.dataset.train, "validation": run.dataset.validation, "test": run.dataset.test}
+    found.append(("rows", ", ".join(f"{name} {len(split):,}" for name, split in rows.items())))
+    return [*found, *versions().items()]
+
+
+def _environment(run: VariantRun) -> list[tuple[str, str]]:
+    """Return the machine that the latency was measured on, as `bench` recorded it."""
+    bench = read_json(next(iter(sorted(run.folder.glob("bench.*.json"))), None))
+    return _flatten(bench["environment"]) if bench else []
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(inner, dict):
+            pairs += _flatten(inner, f"{name} · ")
+        elif inner is not None:
+            pairs.append((name, ", ".join(map(str, inner)) if isinstance(inner, list) else str(inner)))
+    return pairs
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f} %"

@@ -1,0 +1,48 @@
+"""Training rows on the device, and the order in which they are visited."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.datasets import Split
+
+# Share of a GPU's free memory that the rows may take; the rest is for the model and its activations.
+DEVICE_SHARE = 0.4
+
+
+class Rows:
+    """A split as tensors: inputs uint8 (N, H, W, channels), labels int64 (N,).
+
+    Inputs live on the device where they fit, so that a batch is one gather; otherwise they stay in host memory and
+    each batch is copied over.
+    """
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self.device = device
+        self.inputs = torch.from_numpy(np.ascontiguousarray(split.inputs))
+        self.labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(device)
+        self.row_ids = split.row_ids
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            fits = self.inputs.nbytes <= DEVICE_SHARE * free
+            self.inputs = self.inputs.to(device) if fits else self.inputs.pin_memory()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (inputs, labels) of the rows `index` (N,), on the device."""
+        inputs = self.inputs[index.to(self.inputs.device)]
+        return inputs.to(self.device, non_blocking=True), self.labels[index]
+
+
+def steps_per_epoch(rows: int, batch_size: int, drop_last: bool) -> int:
+    return rows // batch_size if drop_last else -(-rows // batch_size)
+
+
+def epoch_order(rows: int, *, seed: int, epoch: int, device: torch.device) -> Tensor:
+    """Return the permutation of `rows` for one epoch. It hangs on seed and epoch alone, so a resumed run has it too."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(rows, generator=generator).to(device)

@@ -1,0 +1,212 @@
+"""What a recipe's runs came to: one table of plain data, for the terminal, the report and `--json`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.recipe import ExpectSpec
+from compress.variant_run import VariantRun
+from runtime.accuracy import wilson_interval
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A published number beside ours. `passed` is the verdict."""
+
+    metric: str
+    published: float
+    ours: float
+    tolerance: str
+    source: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained stage or an exported file, over the seeds of one variant. Accuracies are shares, not percent.
+
+    With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
+    deviation over seeds, `correct` and the interval are of all seeds' test rows together.
+    """
+
+    name: str
+    what: Literal["stage", "export"]
+    variant: str
+    settings: Mapping[str, Any]
+    model: str
+    parameters: int
+    accuracies: tuple[float, ...]
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+    agreement_with_teacher: float | None
+    size_bytes: int
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    latency_note: str = ""
+    parity: Literal["passed", "failed"] | None = None
+    expectation: Expectation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(runs: Sequence[VariantRun]) -> tuple[Row, ...]:
+    """Return the rows of a recipe's runs, seeds of one variant gathered into one row."""
+    groups: dict[str, list[VariantRun]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.plan.variant.settings, default=str), []).append(run)
+    rows: list[Row] = []
+    for group in groups.values():
+        rows += [_stage_row(group, name) for name in group[0].artifacts]
+        rows += _export_rows(group)
+    return tuple(rows)
+
+
+def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
+    first = group[0]
+    stage = first.plan.stage(name)
+    artifacts = [run.artifacts[name] for run in group]
+    tests = [artifact.metrics["test"] for artifact in artifacts]
+    agreements = [artifact.metrics["agreement_with_teacher"] for artifact in artifacts]
+    accuracy = _accuracy(tests)
+    return Row(
+        name=name,
+        what="stage",
+        variant=_variant_name(first),
+        settings=first.plan.variant.settings,
+        model=stage.spec.model.kind,
+        parameters=stage.parameters,
+        agreement_with_teacher=_mean(agreements),
+        size_bytes=artifacts[0].weights_bytes,
+        expectation=_expectation(stage.expect, accuracy["mean"]) if stage.expect else None,
+        **accuracy,
+    )
+
+
+def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
+    first = group[0]
+    stage = first.plan.stage(first.plan.recipe.exported_stage)
+    for format_name in _formats(first.folder):
+        measured = [read_json(run.folder / f"accuracy.{format_name}.json") for run in group]
+        tests = [test for test in measured if test] or [
+            run.artifacts[stage.name].metrics["test"] for run in group
+        ]
+        bench = read_json(next(iter(sorted(first.folder.glob(f"bench.{format_name}.*.json"))), None))
+        parities = [read_json(run.folder / "parity.json") for run in group]
+        verdicts = [
+            parity["formats"][format_name]["passed"]
+            for parity in parities
+            if parity and format_name in parity["formats"]
+        ]
+        yield Row(
+            name=f"{stage.name} · {format_name}",
+            what="export",
+            variant=_variant_name(first),
+            settings=first.plan.variant.settings,
+            model=stage.spec.model.kind,
+            parameters=stage.parameters,
+            agreement_with_teacher=_mean(
+                [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
+            ),
+            size_bytes=_formats(first.folder)[format_name]["size_bytes"],
+            p50_ms=_percentile_ms(bench, "p50"),
+            p90_ms=_percentile_ms(bench, "p90"),
+            latency_note=_latency_note(bench),
+            parity=None if not verdicts else "passed" if all(verdicts) else "failed",
+            **_accuracy(tests),
+        )
+
+
+def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    accuracies = tuple(test["correct"] / test["total"] for test in tests)
+    low, high = wilson_interval(sum(test["correct"] for test in tests), sum(test["total"] for test in tests))
+    return {
+        "accuracies": accuracies,
+        "mean": statistics.fmean(accuracies),
+        "deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "low": low,
+        "high": high,
+    }
+
+
+def _expectation(expect: ExpectSpec, accuracy: float) -> Expectation:
+    if expect.test_error_percent is not None:
+        metric, published, ours, worse = "test error %", expect.test_error_percent, 100 * (1 - accuracy), 1.0
+    else:
+        metric, published, ours, worse = (
+            "test accuracy %",
+            expect.test_accuracy_percent or 0.0,
+            100 * accuracy,
+            -1.0,
+        )
+    # Rounded, so that 0.93 + 0.12 admits 1.05 as a reader would expect.
+    off = round(worse * (ours - published), 9)
+    if expect.within is not None:
+        return Expectation(
+            metric, published, ours, f"within {expect.within:g}", expect.source, abs(off) <= expect.within
+        )
+    allowed = expect.no_worse_by or 0.0
+    return Expectation(metric, published, ours, f"no worse by {allowed:g}", expect.source, off <= allowed)
+
+
+def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
+    found = bench["latency"]["percentiles"].get(name) if bench else None
+    return found["measured_ms"] if found else None
+
+
+def _latency_note(bench: Mapping[str, Any] | None) -> str:
+    if not bench:
+        return ""
+    unstable = bench["latency"].get("drift", {}).get("unstable", False)
+    return (" (quick)" if bench["quick"] else "") + (" UNSTABLE" if unstable else "")
+
+
+def _variant_name(run: VariantRun) -> str:
+    return ", ".join(
+        f"{path.rsplit('.', 1)[-1]}={value}" for path, value in run.plan.variant.settings.items()
+    )
+
+
+def _formats(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / "bundle" / "manifest.json")
+    return manifest["formats"] if manifest else {}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def read_json(path: Path | None) -> dict[str, Any] | None:
+    """Return a JSON file's content, or None when it is not there."""
+    if path is None or not path.exists():
+        return None
+    return json.loads(path.read_text())
+
+
+def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
+    """Return the result in one sentence: the deployed file's accuracy, size and latency, and what it was shrunk from."""
+    export = next((row for row in rows if row.what == "export"), None)
+    student = next((row for row in rows if row.what == "stage" and row.name == deployed), None)
+    row = export or student
+    if row is None:
+        return ""
+    parts = [
+        f"{100 * row.mean:.2f} % test accuracy ({100 * row.low:.2f} – {100 * row.high:.2f})",
+        f"{row.size_bytes / 1000:,.1f} kB",
+    ]
+    if row.p50_ms is not None:
+        parts.append(
+            f"{1000 * row.p50_ms:,.1f} µs a call" if row.p50_ms < 1 else f"{row.p50_ms:,.2f} ms a call"
+        )
+    largest = max((other for other in rows if other.what == "stage"), key=lambda other: other.parameters)
+    if largest.parameters > row.parameters:
+        parts.append(f"{largest.parameters / row.parameters:.1f} times fewer parameters than {largest.name}")
+    return ", ".join(parts) + "."

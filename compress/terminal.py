@@ -1,0 +1,304 @@
+"""What the user sees: results on stdout, progress on stderr; JSON where it was asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from compress.pipeline import Outcome
+    from compress.plan import Plan, StagePlan
+    from compress.summary import Row
+    from compress.train import Progress
+
+NOT_A_TERMINAL_WIDTH = 160  # wide enough that no row of the result table is wrapped in a log
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else NOT_A_TERMINAL_WIDTH)
+
+
+class Narrator:
+    """Receives progress and messages: one live line a stage on a terminal, a plain line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = _console(stderr=True)
+        self.live: Live | None = None
+        self.stage = ""
+
+    def __call__(self, event: Progress | str) -> None:
+        if isinstance(event, str):
+            self.close()
+            self.console.print(Text(event, style="yellow" if event.startswith("warning") else ""))
+        elif self.console.is_terminal:
+            self._draw(event)
+        elif event.epoch_ended:
+            self.console.print(Text(progress_line(event)))
+
+    def _draw(self, event: Progress) -> None:
+        if self.live is None or event.stage != self.stage:
+            self.close()
+            self.stage = event.stage
+            self.live = Live(console=self.console, refresh_per_second=5)
+            self.live.start()
+        self.live.update(Text(progress_line(event), no_wrap=True, overflow="ellipsis"))
+        if event.epoch_ended and event.epoch == event.epochs:
+            self.close()
+
+    def close(self) -> None:
+        """Let the live line stand as it is and go on below it."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def progress_line(event: Progress) -> str:
+    """Return the stage's line: epoch, loss terms, validation accuracy, images per second, time left."""
+    losses = "  ".join(
+        f"{name} {value:.4f}"
+        for name, value in event.losses.items()
+        if name != "total" or len(event.losses) > 2
+    )
+    accuracy = (
+        "" if event.validation_accuracy is None else f"  validation {100 * event.validation_accuracy:.2f} %"
+    )
+    ended = event.epoch_ended and event.epoch == event.epochs
+    left = "  done" if ended else f"  {duration(event.seconds_left)} left"
+    width = len(str(event.epochs))
+    return (
+        f"{event.stage}  epoch {event.epoch:>{width}}/{event.epochs}  {losses}{accuracy}"
+        f"  {event.images_per_s:,.0f} images/s{left}"
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def announce(plans: Sequence[Plan], runs: Path) -> None:
+    """Show the plan before work begins, on stderr."""
+    _console(stderr=True).print(_plan_table(plans, runs))
+
+
+def print_plans(plans: Sequence[Plan], runs: Path, as_json: bool) -> None:
+    if as_json:
+        stages = [_plan_json(plan.variant.folder, stage, runs) for plan in plans for stage in plan.stages]
+        click.echo(json.dumps({"recipe": plans[0].recipe.name, "stages": stages}, indent=2))
+    else:
+        _console(stderr=False).print(_plan_table(plans, runs))
+
+
+def _plan_json(variant: str, stage: StagePlan, runs: Path) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "stage": stage.name,
+        "key": stage.key,
+        "state": _state(stage, runs),
+        "parameters": stage.parameters,
+        "resolved": dict(stage.resolved),
+    }
+
+
+def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
+    recipe = plans[0].recipe
+    table = Table(title=f"{recipe.name}: plan", title_justify="left", box=None, pad_edge=False)
+    several = len(plans) > 1
+    for name in [
+        *(["run"] if several else []),
+        "stage",
+        "model",
+        "parameters",
+        "logits",
+        "learns from",
+        "epochs",
+        "state",
+    ]:
+        table.add_column(name, justify="right" if name in ("parameters", "epochs") else "left")
+    for plan in plans:
+        for stage in plan.stages:
+            heads = stage.heads
+            logits = f"{heads.classes}" if heads.subclasses == 1 else f"{heads.classes}×{heads.subclasses}"
+            terms = " + ".join(term.kind for term in stage.spec.objective)
+            source = f"{terms} of {stage.teacher}" if stage.teacher else terms
+            cells = [
+                stage.name,
+                stage.spec.model.kind,
+                f"{stage.parameters:,}",
+                logits,
+                source,
+                str(stage.train.epochs),
+            ]
+            table.add_row(*([plan.variant.folder] if several else []), *cells, _state(stage, runs))
+    return table
+
+
+def _state(stage: StagePlan, runs: Path) -> str:
+    folder = runs / "stages" / stage.key
+    if (folder / "stage.json").exists():
+        return "reused"
+    return "to continue" if any((folder / "checkpoint").glob("*.json")) else "to train"
+
+
+def print_outcome(outcome: Outcome, plans: Sequence[Plan], until: str, as_json: bool) -> None:
+    """Show the result table, where the report lies, and what to type next."""
+    if as_json:
+        click.echo(json.dumps(outcome.to_json(), indent=2))
+        return
+    console = _console(stderr=False)
+    console.print(result_table(outcome.rows))
+    name = plans[0].recipe.name
+    if outcome.report is not None:
+        console.print(f"\nreport  {outcome.report}", soft_wrap=True)
+    bundles = sorted(outcome.folder.rglob("bundle/manifest.json"))
+    if until == "train":
+        console.print(f"next    edgefold run {name}", soft_wrap=True)
+    elif bundles:
+        console.print(f"next    edgefold bench {bundles[0].parent} --threads 2", soft_wrap=True)
+
+
+def result_table(rows: Sequence[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    expected = any(row.expectation for row in rows)
+    several = any(row.variant for row in rows)
+    columns = [
+        *(["variant"] if several else []),
+        "",
+        "parameters",
+        "test accuracy",
+        "95 % interval",
+        "agrees with teacher",
+    ]
+    columns += ["size", "p50", "p90", "parity", *(["published", "verdict"] if expected else [])]
+    for name in columns:
+        table.add_column(
+            name, justify="left" if name in ("", "variant", "parity", "verdict") else "right", no_wrap=True
+        )
+    for row in rows:
+        table.add_row(
+            *([row.variant] if several else []), *_cells(row), *(_expectation_cells(row) if expected else [])
+        )
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    spread = "" if row.deviation is None else f" ± {100 * row.deviation:.2f}"
+    return [
+        row.name,
+        f"{row.parameters:,}",
+        f"{100 * row.mean:.2f}{spread} %",
+        f"{100 * row.low:.2f} – {100 * row.high:.2f}",
+        "" if row.agreement_with_teacher is None else f"{100 * row.agreement_with_teacher:.2f} %",
+        size(row.size_bytes),
+        milliseconds(row.p50_ms) + row.latency_note,
+        milliseconds(row.p90_ms),
+        row.parity or "",
+    ]
+
+
+def _expectation_cells(row: Row) -> list[str]:
+    expectation = row.expectation
+    if expectation is None:
+        return ["", ""]
+    verdict = "met" if expectation.passed else "MISSED"
+    return [
+        f"{expectation.metric} {expectation.published:.2f}",
+        f"{verdict}: {expectation.ours:.2f}, {expectation.tolerance}",
+    ]
+
+
+def size(count: int) -> str:
+    return f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.2f} MB"
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{1000 * value:.1f} µs" if value < 1 else f"{value:.2f} ms"
+
+
+def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(list(formats), indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in (
+        "format",
+        "rows",
+        "max error / std",
+        "allowed",
+        "same top-1",
+        "allowed",
+        "accuracy drop",
+        "verdict",
+    ):
+        table.add_column(name, justify="left" if name in ("format", "verdict") else "right")
+    for form in formats:
+        gate, comparison = form["gate"], form["comparison"]
+        table.add_row(
+            form["format"],
+            f"{form['rows']:,}",
+            f"{comparison['max_error_over_std']:.2e}",
+            f"{gate['max_error_over_std']:.0e}",
+            f"{100 * comparison['top1_agreement']:.2f} %",
+            f"{100 * gate['top1_agreement']:.0f} %",
+            f"{comparison['metric_drop_points']:.2f} points",
+            "passed" if form["passed"] else "FAILED",
+        )
+    _console(stderr=False).print(table)
+
+
+def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(list(results), indent=2))
+        return
+    for result in results:
+        if result["error"] is None:
+            click.echo(
+                f"{result['recipe']}: ok, {result['stages']} stages, {result['runs']} run{'s'[: result['runs'] != 1]}"
+            )
+
+
+def print_catalogue(sections: Mapping[str, Sequence[Mapping[str, str]]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(sections, indent=2))
+        return
+    console = _console(stderr=False)
+    for name, rows in sections.items():
+        table = Table(
+            title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False
+        )
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for row in rows:
+            table.add_row(row["name"], row["summary"])
+            if row.get("options"):
+                table.add_row("", Text(row["options"], style="dim"))
+        console.print(table)
+        console.print()
+
+
+def print_findings(findings: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(list(findings), indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "what", "found", "to get it"):
+        table.add_column(name, no_wrap=name != "found")
+    for finding in findings:
+        mark = Text("ok", style="green") if finding["usable"] else Text("--", style="yellow")
+        table.add_row(mark, finding["what"], finding["found"], "" if finding["usable"] else finding["remedy"])
+    _console(stderr=False).print(table)

@@ -1,0 +1,388 @@
+"""The only training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+    with_prefix,
+    without_prefix,
+)
+from compress.datasets import Dataset
+from compress.datasets.augment import build_augmentation
+from compress.evaluate import predict, score
+from compress.models import Classifier, Output
+from compress.objectives import Objective
+from compress.optimization import rate_factor
+from compress.plan import StagePlan
+from compress.rows import Rows, epoch_order, steps_per_epoch
+from export.graph import Preprocess
+from runtime.errors import TrainingError
+from runtime.files import write_atomically, write_json
+
+# Losses are looked at in groups: asking a GPU after every step whether one is finite would make it wait.
+STEPS_BETWEEN_CHECKS = 64
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands; sent at most every few steps and at the end of every epoch."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    fraction: float
+    losses: Mapping[str, float]
+    validation_accuracy: float | None
+    images_per_s: float
+    seconds_left: float
+    epoch_ended: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage's result: weights by name, one record per epoch, the epoch that was taken."""
+
+    model: Classifier
+    records: tuple[dict[str, Any], ...]
+    epoch: int
+    resumed_at_step: int | None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model in evaluation mode, and its head."""
+
+    model: Classifier
+    subclasses: int
+
+
+@dataclass
+class _Position:
+    """What a checkpoint must hold beside tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    sums: list[float] = field(default_factory=list)
+    seen: int = 0
+    epoch_seconds: float = 0.0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    best_accuracy: float = -1.0
+    best_epoch: int = -1
+
+
+class Trainer:
+    """Trains one stage. `folder` takes checkpoints and the log; `notify` receives Progress and plain messages."""
+
+    def __init__(
+        self,
+        stage: StagePlan,
+        dataset: Dataset,
+        teacher: Teacher | None,
+        *,
+        initial: Mapping[str, Tensor] | None,
+        device: torch.device,
+        folder: Path,
+        notify: Callable[[Progress | str], None],
+        checkpoint_every_s: float,
+    ) -> None:
+        self.stage = stage
+        self.settings = stage.train
+        self.device = device
+        self.folder = folder
+        self.notify = notify
+        self.checkpoint_every_s = checkpoint_every_s
+        self.train_rows = Rows(dataset.train, device)
+        self.validation_rows = Rows(dataset.validation, device) if len(dataset.validation) else None
+        self.teacher = teacher
+        self.augment = build_augmentation(stage.augment)
+        self.augment_generator = torch.Generator(device).manual_seed(stage.seed)
+        self.preprocess = Preprocess(dataset.signature, dataset.normalization).to(device)
+        self.steps = steps_per_epoch(len(self.train_rows), self.settings.batch_size, self.settings.drop_last)
+        if self.steps == 0:
+            raise TrainingError(
+                f"stage {stage.name}: {len(self.train_rows)} training rows make no batch of {self.settings.batch_size}",
+                "Use a smaller batch_size, or drop_last: false.",
+            )
+        torch.manual_seed(stage.seed)
+        self.model = stage.build_model().to(device)
+        if self.settings.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if initial is not None:
+            self.model.load_state_dict(dict(initial))
+        self.objective = Objective(stage.spec.objective, stage.heads).to(device)
+        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        self.optimizer = self.settings.optimizer.build(parameters)
+        self.parameters = parameters
+        self.position = _Position(sums=[0.0] * (1 + len(self.objective.names)))
+        self.best: dict[str, Tensor] = {}
+        self.resumed_at_step: int | None = None
+
+    def run(self) -> Trained:
+        """Train to the end, from the newest valid checkpoint if there is one.
+
+        Raises TrainingError when the loss stops being finite; the last good checkpoint is kept.
+        """
+        self._resume()
+        self._teacher_logits = self._precomputed_teacher_logits()
+        self.last_checkpoint = time.monotonic()
+        while self.position.epoch < self.settings.epochs:
+            self._train_epoch()
+            self._end_epoch()
+        weights = self.best if self.settings.select == "best" else self.model.state_dict()
+        epoch = self.position.best_epoch if self.settings.select == "best" else self.settings.epochs
+        self.model.load_state_dict(weights)
+        broken = [
+            name
+            for name, value in weights.items()
+            if value.is_floating_point() and not value.isfinite().all()
+        ]
+        if broken:
+            raise TrainingError(
+                f"stage {self.stage.name}: the trained weights hold NaN or Inf: {', '.join(broken[:5])}"
+            )
+        return Trained(self.model.eval(), tuple(self.position.records), epoch, self.resumed_at_step)
+
+    def _train_epoch(self) -> None:
+        position, batch = self.position, self.settings.batch_size
+        order = epoch_order(
+            len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device
+        )
+        self.model.train()
+        started, seconds_before = time.monotonic(), position.epoch_seconds
+        pending: list[Tensor] = []
+        for step in range(position.step, self.steps):
+            index = order[step * batch : (step + 1) * batch]
+            pending.append(self._step(index, position.epoch + step / self.steps))
+            position.seen += len(index)
+            position.step = step + 1
+            if len(pending) == STEPS_BETWEEN_CHECKS or position.step == self.steps:
+                self._account(pending, order)
+                pending = []
+                position.epoch_seconds = seconds_before + time.monotonic() - started
+                self._report(None)
+            if (
+                time.monotonic() - self.last_checkpoint > self.checkpoint_every_s
+                and position.step < self.steps
+            ):
+                self._account(pending, order)
+                pending = []
+                position.epoch_seconds = seconds_before + time.monotonic() - started
+                self._save_checkpoint()
+
+    def _step(self, index: Tensor, epoch: float) -> Tensor:
+        """Take one optimizer step; return total and terms (1 + terms,), on the device."""
+        inputs, labels = self.train_rows.gather(index)
+        if self.augment is not None:
+            inputs = self.augment(inputs, self.augment_generator)
+        x = self.preprocess(inputs)  # (N, channels, H, W)
+        if self.settings.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        self._set_rate(epoch)
+        with self._autocast():
+            output = self.model(x)
+            taught = self._taught(index, x)
+        losses = self.objective(output, taught, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        self.optimizer.step()
+        return torch.stack([losses.total.detach(), *(term.detach() for term in losses.terms)])
+
+    def _set_rate(self, epoch: float) -> None:
+        settings = self.settings
+        factor = rate_factor(
+            settings.schedule, epoch=epoch, epochs=settings.epochs, warmup_epochs=settings.warmup_epochs
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.optimizer.lr * factor
+
+    def _taught(self, index: Tensor, x: Tensor) -> Output | None:
+        if self.teacher is None or not self.objective.needs:
+            return None
+        if self._teacher_logits is not None:
+            nothing = self._teacher_logits.new_empty(0)
+            return Output(self._teacher_logits[index], nothing, ())
+        with torch.no_grad():
+            return self.teacher.model(x)
+
+    def _precomputed_teacher_logits(self) -> Tensor | None:
+        """Return the teacher's logits on every training row, where they are all it gives and inputs never change."""
+        if self.teacher is None or self.objective.needs != {"logits"} or self.augment is not None:
+            return None
+        with self._autocast():
+            logits = predict(self.teacher.model, self.preprocess, self.train_rows)
+        self.notify(f"{self.stage.name}: teacher logits of {len(logits):,} rows computed once and kept")
+        return logits
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def _account(self, pending: list[Tensor], order: Tensor) -> None:
+        """Add the losses of the last steps to the epoch's sums; refuse NaN and Inf."""
+        if not pending:
+            return
+        losses = torch.stack(pending).double().cpu()  # (steps, 1 + terms)
+        finite = losses.isfinite().all(dim=1)
+        if not finite.all():
+            self._diverged(
+                self.position.step - len(pending) + int((~finite).nonzero()[0]), losses[~finite][0], order
+            )
+        batch = self.settings.batch_size
+        for row, step in zip(
+            losses.tolist(), range(self.position.step - len(pending), self.position.step), strict=True
+        ):
+            size = min(batch, len(self.train_rows) - step * batch)
+            self.position.sums = [
+                total + size * value for total, value in zip(self.position.sums, row, strict=True)
+            ]
+
+    def _diverged(self, step: int, losses: Tensor, order: Tensor) -> None:
+        batch = self.settings.batch_size
+        rows = self.train_rows.row_ids[order[step * batch : (step + 1) * batch].cpu().numpy()].tolist()
+        names = ("total", *self.objective.names)
+        values = {name: str(value) for name, value in zip(names, losses.tolist(), strict=True)}
+        record = {
+            "stage": self.stage.name,
+            "epoch": self.position.epoch + 1,
+            "step": step,
+            "losses": values,
+            "row_ids": rows,
+        }
+        write_json(self.folder / "diverged.json", record)
+        raise TrainingError(
+            f"stage {self.stage.name}: the loss is not finite in epoch {self.position.epoch + 1}, step {step + 1}: "
+            + ", ".join(f"{name} {value}" for name, value in values.items()),
+            f"The batch's row ids are in {self.folder / 'diverged.json'}; the last good checkpoint is kept. "
+            "Try a smaller lr, warmup_epochs, or clip_norm.",
+        )
+
+    def _end_epoch(self) -> None:
+        position = self.position
+        accuracy = None
+        if self.validation_rows is not None:
+            logits = predict(self.model, self.preprocess, self.validation_rows)
+            accuracy = score(logits, self.validation_rows.labels, self.stage.heads.subclasses).accuracy
+            if self.settings.select == "best" and accuracy > position.best_accuracy:
+                position.best_accuracy, position.best_epoch = accuracy, position.epoch + 1
+                self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        losses = self._mean_losses()
+        position.records.append(
+            {
+                "epoch": position.epoch + 1,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "losses": losses,
+                "validation_accuracy": accuracy,
+                "seconds": round(position.epoch_seconds, 3),
+                "images_per_s": round(position.seen / max(position.epoch_seconds, 1e-9), 1),
+            }
+        )
+        self._report(accuracy, ended=True)
+        self.position = replace(
+            position,
+            epoch=position.epoch + 1,
+            step=0,
+            sums=[0.0] * len(position.sums),
+            seen=0,
+            epoch_seconds=0.0,
+        )
+        self._write_log()
+        if time.monotonic() - self.last_checkpoint > self.checkpoint_every_s:
+            self._save_checkpoint()
+
+    def _mean_losses(self) -> dict[str, float]:
+        names = ("total", *self.objective.names)
+        return {
+            name: value / max(self.position.seen, 1)
+            for name, value in zip(names, self.position.sums, strict=True)
+        }
+
+    def _report(self, accuracy: float | None, *, ended: bool = False) -> None:
+        position = self.position
+        done = position.epoch + position.step / self.steps
+        speed = position.seen / max(position.epoch_seconds, 1e-9)
+        rows_left = (self.settings.epochs - done) * len(self.train_rows)
+        if accuracy is None and position.records:
+            accuracy = position.records[-1]["validation_accuracy"]
+        self.notify(
+            Progress(
+                stage=self.stage.name,
+                epoch=position.epoch + 1,
+                epochs=self.settings.epochs,
+                fraction=done / self.settings.epochs,
+                losses=self._mean_losses(),
+                validation_accuracy=accuracy,
+                images_per_s=speed,
+                seconds_left=rows_left / max(speed, 1e-9),
+                epoch_ended=ended,
+            )
+        )
+
+    def _write_log(self) -> None:
+        lines = [json.dumps({"stage": self.stage.name, **record}) for record in self.position.records]
+        write_atomically(self.folder / "log.jsonl", "\n".join(lines) + "\n")
+
+    def _save_checkpoint(self) -> None:
+        tensors = {
+            **with_prefix("model", self.model.state_dict()),
+            **with_prefix("objective", self.objective.state_dict()),
+            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
+            **with_prefix("best", self.best),
+            "random.cpu": torch.get_rng_state(),
+            "random.augment": self.augment_generator.get_state(),
+        }
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        step = self.position.epoch * self.steps + self.position.step
+        save_checkpoint(self.folder / "checkpoint", step, tensors, vars(self.position), key=self.stage.key)
+        self.last_checkpoint = time.monotonic()
+
+    def _resume(self) -> None:
+        checkpoint, damaged = newest_checkpoint(self.folder / "checkpoint", key=self.stage.key)
+        for name in damaged:
+            self.notify(f"warning: {self.stage.name}: checkpoint {name} is damaged and was passed over")
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        tensors = checkpoint.tensors
+        self.model.load_state_dict(without_prefix("model", tensors))
+        self.objective.load_state_dict(without_prefix("objective", tensors))
+        restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
+        self.best = {name: value.to(self.device) for name, value in without_prefix("best", tensors).items()}
+        torch.set_rng_state(tensors["random.cpu"])
+        self.augment_generator.set_state(tensors["random.augment"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        self.position = _Position(**checkpoint.state)
+        self.resumed_at_step = checkpoint.step
+        self.notify(
+            f"{self.stage.name}: continued at epoch {self.position.epoch + 1}, step {self.position.step}"
+        )
+
+
+@contextlib.contextmanager
+def own_random_state() -> Iterator[None]:
+    """Leave the caller's random states as they were, whatever the block draws."""
+    with torch.random.fork_rng():
+        yield
+
+
+def frozen(model: Classifier, subclasses: int) -> Teacher:
+    """Return `model` as a teacher: evaluation mode, no gradients."""
+    return Teacher(model.eval().requires_grad_(False), subclasses)

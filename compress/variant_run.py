@@ -1,0 +1,385 @@
+"""One variant of a recipe on its way: train, export, verify, measure. What is finished and intact is reused."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import runtime
+from compress.artifact import StageArtifact, StageStore, locked
+from compress.datasets import Dataset, load
+from compress.evaluate import agreement, predict, score
+from compress.models import Classifier
+from compress.plan import Plan, StagePlan
+from compress.recipe import LocalSpec
+from compress.recipe_report import did_you_mean
+from compress.rows import Rows
+from compress.train import Progress, Teacher, Trainer, frozen, own_random_state
+from export.bundle import write_bundle
+from export.fold import fold_logits
+from export.graph import DeployableGraph, Preprocess
+from export.to_onnx import onnx_from_graph
+from export.verify import require_parity, verify_format
+from runtime.bundle import Bundle, open_bundle
+from runtime.errors import BundleError, EngineError, GateError, UsageError
+from runtime.files import remove_leftovers, write_atomically, write_json
+
+Step = Literal["train", "export", "verify", "benchmark"]
+STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
+
+SAMPLES = 256  # real inputs that travel with a bundle
+PARITY_ROWS = 1000  # test rows that every format is compared on
+
+Notify = Callable[[Progress | str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how to run; nothing here changes what a recipe's stages are."""
+
+    runs: Path = Path("runs")
+    data_root: Path | None = None
+    device: str = "auto"
+    checkpoint_every_s: float = 30.0
+    quick: bool = False
+
+    @property
+    def cache(self) -> Path:
+        return self.runs / "cache"
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device of `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises UsageError when it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device '{name}' is not known", "Use auto, cpu, cuda or cuda:0.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is usable here", "Use --device cpu, or see `edgefold doctor`.")
+    return device
+
+
+def run_folder(plan: Plan, settings: Settings) -> Path:
+    return settings.runs / plan.recipe.name / plan.variant.folder
+
+
+class VariantRun:
+    """One variant of a recipe on its way through the steps. Each step returns what it made and may be called alone."""
+
+    def __init__(self, plan: Plan, settings: Settings, notify: Notify) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.notify = notify
+        self.device = torch_device(settings.device)
+        self.store = StageStore(settings.runs)
+        self.folder = run_folder(plan, settings)
+        self.artifacts: dict[str, StageArtifact] = {}
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        recipe = self.plan.recipe
+        return load(
+            recipe.data,
+            seed=self.plan.variant.seed,
+            data_root=self.settings.data_root,
+            cache=self.settings.cache,
+        )
+
+    @cached_property
+    def test_rows(self) -> Rows:
+        return Rows(self.dataset.test, self.device)
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(self.dataset.signature, self.dataset.normalization).to(self.device)
+
+    def run(self, until: Step, only: str | None = None) -> None:
+        """Go through the steps up to and including `until`; `only` limits training to one stage and those it needs."""
+        for step in STEPS[: STEPS.index(until) + 1]:
+            if step == "train":
+                self.train(only)
+            elif self.plan.recipe.export is not None:
+                {"export": self.export, "verify": self.verify, "benchmark": self.benchmark}[step]()
+
+    # Training
+
+    def train(self, only: str | None = None) -> None:
+        """Make every stage (or `only` one, with those it needs), reusing finished ones; write run.json."""
+        if only is not None and only not in self.plan.recipe.stages:
+            raise UsageError(f"no stage '{only}'", did_you_mean(only, list(self.plan.recipe.stages)))
+        for stage in self.plan.stages:
+            if only is None or stage.name in self._ancestry(only):
+                self.artifacts[stage.name] = self._stage(stage)
+        write_json(
+            self.folder / "run.json",
+            {
+                "format_version": 1,
+                "recipe": self.plan.recipe.name,
+                "settings": dict(self.plan.variant.settings),
+                "seed": self.plan.variant.seed,
+                "stages": {name: artifact.key for name, artifact in self.artifacts.items()},
+            },
+        )
+
+    def _ancestry(self, name: str) -> set[str]:
+        stage = self.plan.stage(name)
+        parents = [parent for parent in (stage.teacher, stage.init_from) if parent]
+        return {name}.union(*(self._ancestry(parent) for parent in parents))
+
+    def _stage(self, stage: StagePlan) -> StageArtifact:
+        lock = self.store.root / f"{stage.key}.lock"
+        with locked(lock, f"stage {stage.name} ({stage.key[:12]})", self.notify):
+            found = self.store.find(stage.key, self.notify)
+            if found is not None:
+                return found
+            remove_leftovers(self.store.folder(stage.key))
+            return self._train(stage)
+
+    def _train(self, stage: StagePlan) -> StageArtifact:
+        teacher = self._teacher(stage)
+        initial = self.artifacts[stage.init_from].weights() if stage.init_from else None
+        with own_random_state():
+            trainer = Trainer(
+                stage,
+                self.dataset,
+                teacher,
+                initial=initial,
+                device=self.device,
+                folder=self.store.folder(stage.key),
+                notify=self.notify,
+                checkpoint_every_s=self.settings.checkpoint_every_s,
+            )
+            trained = trainer.run()
+        metrics = {
+            "epoch": trained.epoch,
+            "parameters": stage.parameters,
+            **self._metrics(stage, trained.model, teacher),
+        }
+        return self.store.save(
+            stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics
+        )
+
+    def _teacher(self, stage: StagePlan) -> Teacher | None:
+        if stage.teacher is None:
+            return None
+        return frozen(self.model(stage.teacher), self.plan.stage(stage.teacher).heads.subclasses)
+
+    def _metrics(self, stage: StagePlan, model: Classifier, teacher: Teacher | None) -> dict[str, Any]:
+        subclasses = stage.heads.subclasses
+        logits = predict(model, self.preprocess, self.test_rows)
+        metrics: dict[str, Any] = {
+            "test": score(logits, self.test_rows.labels, subclasses).to_json(),
+            "validation": None,
+            "agreement_with_teacher": None,
+        }
+        if len(self.dataset.validation):
+            rows = Rows(self.dataset.validation, self.device)
+            metrics["validation"] = score(
+                predict(model, self.preprocess, rows), rows.labels, subclasses
+            ).to_json()
+        if teacher is not None:
+            taught = predict(teacher.model, self.preprocess, self.test_rows)
+            metrics["agreement_with_teacher"] = agreement(logits, subclasses, taught, teacher.subclasses)
+        return metrics
+
+    def model(self, stage_name: str) -> Classifier:
+        """Return a trained stage's model, in evaluation mode."""
+        model = self.plan.stage(stage_name).build_model()
+        model.load_state_dict(self.artifacts[stage_name].weights())
+        return model.to(self.device).eval()
+
+    # Export
+
+    @property
+    def bundle_path(self) -> Path:
+        return self.folder / "bundle"
+
+    def export(self) -> Bundle:
+        """Write the bundle, or reuse the one that is there when it is of this plan and intact."""
+        try:
+            bundle = open_bundle(self.bundle_path)
+            if bundle.recipe_key == self.plan.key:
+                return bundle
+        except BundleError as error:
+            if self.bundle_path.exists():
+                self.notify(
+                    f"warning: {self.bundle_path} is damaged and will be made again ({error.message})"
+                )
+        return self._write_bundle()
+
+    def _write_bundle(self) -> Bundle:
+        recipe, stage = self.plan.recipe, self.plan.stage(self.plan.recipe.exported_stage)
+        export, dataset, artifact = recipe.export, self.dataset, self.artifacts[stage.name]
+        assert export is not None  # run() and the command line look first
+        graph = DeployableGraph(
+            Preprocess(dataset.signature, dataset.normalization),
+            self.model(stage.name).cpu(),
+            stage.heads.classes,
+            stage.heads.subclasses,
+            subclass_probabilities=export.subclass_probabilities,
+        )
+        test = artifact.metrics["test"]
+        metrics = {"test_accuracy": test["accuracy"], "test_rows": test["total"]}
+        metadata = {
+            "edgefold.name": recipe.name,
+            "edgefold.stage": stage.name,
+            "edgefold.recipe_key": self.plan.key,
+            "edgefold.class_names": json.dumps(dataset.class_names),
+            "edgefold.metrics": json.dumps(metrics),
+        }
+        rows = slice(0, min(SAMPLES, len(dataset.test)))
+        write_bundle(
+            self.bundle_path,
+            name=recipe.name,
+            stage=stage.name,
+            recipe_key=self.plan.key,
+            classes=stage.heads.classes,
+            subclasses=stage.heads.subclasses,
+            class_names=dataset.class_names,
+            signature=dataset.signature,
+            onnx=onnx_from_graph(graph, dataset.signature, metadata=metadata),
+            inputs=dataset.test.inputs[rows],
+            labels=dataset.test.labels[rows],
+            row_ids=dataset.test.row_ids[rows],
+            logits=self._reference_logits()[rows],
+            metrics=metrics,
+            batch_sizes=export.batch_sizes,
+        )
+        return open_bundle(self.bundle_path)
+
+    def _reference_logits(self) -> np.ndarray:
+        """Return torch's folded logits (rows, C) of the deployed stage on the test rows."""
+        stage = self.plan.stage(self.plan.recipe.exported_stage)
+        logits = predict(self.model(stage.name), self.preprocess, self.test_rows)
+        return fold_logits(logits, stage.heads.subclasses).cpu().numpy()
+
+    # Verify and measure
+
+    def verify(self) -> dict[str, Any]:
+        """Compare every format with torch on test rows; write parity.json.
+
+        Raises GateError when a gate is missed; the files are kept.
+        """
+        bundle = self.export()
+        target = self.folder / "parity.json"
+        kept = _reusable(target, bundle)
+        if kept is not None and kept["passed"]:
+            return kept
+        rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
+        test = self.dataset.test
+        reports = [
+            verify_format(
+                bundle,
+                name,
+                test.inputs[rows],
+                self._reference_logits()[rows],
+                test.labels[rows],
+                bundle.batch_sizes,
+            )
+            for name in bundle.formats
+        ]
+        result = {
+            "format_version": 1,
+            "bundle": {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum},
+            "passed": all(report.passed for report in reports),
+            "formats": {report.format: report.to_json() for report in reports},
+        }
+        write_json(target, result)
+        for report in reports:
+            require_parity(report)
+        return result
+
+    def benchmark(self) -> None:
+        """Measure accuracy and latency of every format on every target, each in a process of its own."""
+        for name in self.export().formats:
+            self.accuracy(name)
+            for target in self.plan.recipe.benchmark:
+                self.bench(name, target)
+
+    def accuracy(self, format_name: str) -> dict[str, Any]:
+        """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
+        bundle = self.export()
+        target = self.folder / f"accuracy.{format_name}.json"
+        kept = _reusable(target, bundle)
+        if kept is not None:
+            return kept
+        rows = self._rows_file()
+        run_device_side("accuracy", bundle.path, "--format", format_name, "--data", rows, "--output", target)
+        result = json.loads(target.read_text())
+        result["rows_unlike_torch"] = self._rows_unlike_torch(result["predictions"])
+        write_json(target, result)
+        return result
+
+    def _rows_unlike_torch(self, predictions: Mapping[str, int]) -> list[int]:
+        """Return the ids of the test rows whose predicted class (by row id) is not torch's."""
+        expected = self._reference_logits().argmax(1).tolist()
+        row_ids = self.dataset.test.row_ids.tolist()
+        return [row for row, label in zip(row_ids, expected, strict=True) if predictions[str(row)] != label]
+
+    def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
+        bundle = self.export()
+        file = self.folder / f"bench.{format_name}.{target.kind}.json"
+        kept = _reusable(file, bundle)
+        if kept is not None and kept["settings"] == target.model_dump():
+            return kept
+        quick = ["--quick"] if target.quick or self.settings.quick else []
+        self.notify(
+            f"measuring latency of {format_name} on this machine, {target.threads} thread(s), batch {target.batch}"
+        )
+        options = ["--format", format_name, "--threads", target.threads, "--batch", target.batch, *quick]
+        run_device_side("bench", bundle.path, *options, "--output", file)
+        result = json.loads(file.read_text())
+        result["settings"] = target.model_dump()
+        write_json(file, result)
+        return result
+
+    def _rows_file(self) -> Path:
+        """Return an .npz of the test rows for the device side; one file for all runs on the same rows."""
+        test = self.dataset.test
+        path = self.folder / "test_rows.npz"
+        if not path.exists():
+            buffer = io.BytesIO()
+            np.savez(buffer, inputs=test.inputs, labels=test.labels, row_ids=test.row_ids)
+            write_atomically(path, buffer.getvalue())
+        return path
+
+
+def _reusable(path: Path, bundle: Bundle) -> dict[str, Any] | None:
+    """Return a measurement that is there already, if it is of this very bundle."""
+    try:
+        result = json.loads(path.read_text())
+        return result if result["bundle"]["checksum"] == bundle.checksum else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def run_device_side(verb: str, *arguments: object) -> None:
+    """Run `python -m runtime` in a fresh process, as a device would: no torch in it, no threads left over from training."""
+    command = [
+        sys.executable,
+        "-m",
+        "runtime",
+        verb,
+        *(str(a.resolve() if isinstance(a, Path) else a) for a in arguments),
+    ]
+    # From the folder that holds the package: a folder named `runtime` where the user stands must not be taken for it.
+    done = subprocess.run(command, cwd=Path(runtime.__file__).parents[1], capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    message = done.stderr.strip() or f"python -m runtime {verb} ended with {done.returncode}"
+    raise {2: UsageError, 3: GateError}.get(done.returncode, EngineError)(message)

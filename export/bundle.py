@@ -1,0 +1,165 @@
+"""Writes the folder that goes to the device; `runtime.bundle` reads it."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, helper, load_model_from_string
+
+from export.graph import INPUT_NAME, InputSignature
+from export.to_onnx import axes_of
+from runtime.bundle import MANIFEST, open_bundle, write_checksums
+from runtime.errors import BundleError, ExportError
+from runtime.files import folder_atomically, json_text, write_atomically
+from runtime.manifest import FORMAT_VERSION
+
+MODEL = "model.onnx"
+SAMPLES = "samples.npz"
+LABELS = "labels.txt"
+
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip entry can have
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    name: str,
+    stage: str,
+    recipe_key: str,
+    classes: int,
+    subclasses: int,
+    class_names: Sequence[str],
+    signature: InputSignature,
+    onnx: bytes,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    row_ids: np.ndarray,
+    logits: np.ndarray,
+    metrics: Mapping[str, float],
+    batch_sizes: Sequence[int],
+) -> None:
+    """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
+
+    onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32.
+    inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
+    batch_sizes: the profile that the formats are verified at.
+    Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
+    """
+    _check_names_and_metrics(class_names, metrics)
+    model = _parsed_model(onnx, signature)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "stage": stage,
+        "recipe_key": recipe_key,
+        "classes": classes,
+        "subclasses": subclasses,
+        "class_names": list(class_names),
+        "input": _input_entry(signature),
+        "outputs": _output_entries(model),
+        "batch_sizes": [int(size) for size in batch_sizes],
+        "formats": {"onnx": _onnx_entry(model, len(onnx))},
+        "samples": SAMPLES,
+        "labels": LABELS,
+        "metrics": dict(metrics),
+    }
+    samples = {
+        "inputs": inputs,
+        "labels": np.asarray(labels, dtype=np.int64),
+        "row_ids": np.asarray(row_ids, dtype=np.int64),
+        "logits": np.asarray(logits, dtype=np.float32),
+    }
+    with folder_atomically(Path(folder)) as beside:
+        write_atomically(beside / MODEL, onnx)
+        write_atomically(beside / SAMPLES, npz_bytes(samples))
+        write_atomically(beside / LABELS, "".join(f"{each}\n" for each in class_names))
+        write_atomically(beside / MANIFEST, json_text(manifest))
+        write_checksums(beside)
+        _require_readable(beside, Path(folder))
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return `arrays` as an .npz file that depends on nothing but them.
+
+    numpy.savez leaves dates and attributes to the interpreter's zipfile; here they are fixed. Stored, not
+    deflated: compressed bytes differ between versions of zlib.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=_ZIP_EPOCH)
+            entry.create_system = 3  # Unix, on every system
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content.getvalue())
+    return buffer.getvalue()
+
+
+def _input_entry(signature: InputSignature) -> dict[str, Any]:
+    return {
+        "name": INPUT_NAME,
+        "dtype": signature.dtype,
+        "shape": list(signature.shape),
+        "layout": signature.layout,
+    }
+
+
+def _output_entries(model: ModelProto) -> list[dict[str, Any]]:
+    """Describe the model's outputs as the model itself has them, without the batch axis."""
+    return [
+        {
+            "name": output.name,
+            "dtype": np.dtype(helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)).name,
+            "shape": [axis.dim_value for axis in output.type.tensor_type.shape.dim[1:]],
+        }
+        for output in model.graph.output
+    ]
+
+
+def _onnx_entry(model: ModelProto, size_bytes: int) -> dict[str, Any]:
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    return {
+        "file": MODEL,
+        "size_bytes": size_bytes,
+        "precision": "fp32",
+        "opset": opset,
+        "ir_version": model.ir_version,
+    }
+
+
+def _parsed_model(data: bytes, signature: InputSignature) -> ModelProto:
+    """Parse a serialised model. Raises ExportError where it is none, or takes another input than `signature`."""
+    try:
+        model = load_model_from_string(data)
+    except Exception as error:  # protobuf's own type, which differs between its implementations
+        raise ExportError(f"the model of {len(data)} bytes is not ONNX ({error})") from error
+    inputs = {each.name: axes_of(each) for each in model.graph.input}
+    if {name: axes[1:] for name, axes in inputs.items()} != {INPUT_NAME: signature.shape}:
+        came = ", ".join(f"{name} {axes}" for name, axes in inputs.items())
+        raise ExportError(f"the model takes {came}; expected {INPUT_NAME} (N, *{signature.shape})")
+    return model
+
+
+def _check_names_and_metrics(class_names: Sequence[str], metrics: Mapping[str, float]) -> None:
+    for each in class_names:
+        if len(each.splitlines()) != 1:
+            raise ExportError(f"class name {each!r} does not fit on one line of {LABELS}")
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise ExportError(f"metric {key} is {value}; expected a finite number")
+
+
+def _require_readable(beside: Path, folder: Path) -> None:
+    """Read the bundle as a device would before it takes its place: the reader's rules are the only ones."""
+    try:
+        open_bundle(beside).samples()
+    except BundleError as error:
+        message = error.message.replace(str(beside), str(folder))
+        raise ExportError(f"the bundle would not open: {message}") from error

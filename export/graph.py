@@ -1,0 +1,164 @@
+"""What is deployed, as one module: raw input → preprocessing → student → fold → class logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from export.fold import fold_logits
+from runtime.errors import ExportError
+
+INPUT_NAME = "input"
+LAYOUTS = ("NHWC", "NCHW")
+
+
+@dataclass(frozen=True)
+class InputSignature:
+    """The raw input of a deployed classifier, without its batch axis.
+
+    shape: (H, W, channels) for layout NHWC, (channels, H, W) for NCHW.
+    dtype: `uint8`, pixels as they come from a decoder.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "uint8"
+    layout: str = "NHWC"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if self.layout not in LAYOUTS:
+            raise ExportError(f"input layout is '{self.layout}'; expected one of {', '.join(LAYOUTS)}")
+        if self.dtype != "uint8":
+            raise ExportError(f"input dtype is '{self.dtype}'; expected uint8")
+        if len(self.shape) != 3 or any(size < 1 for size in self.shape):
+            raise ExportError(
+                f"input shape is {self.shape}; expected three positive sizes in the order {self.layout[1:]}"
+            )
+
+    @property
+    def channels(self) -> int:
+        return self.shape[self.layout.index("C") - 1]
+
+    @property
+    def height(self) -> int:
+        return self.shape[self.layout.index("H") - 1]
+
+    @property
+    def width(self) -> int:
+        return self.shape[self.layout.index("W") - 1]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """x → (x * scale - mean) / std, channel by channel. mean and std are in units of x * scale."""
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if len(self.mean) != len(self.std):
+            raise ExportError(
+                f"normalization has {len(self.mean)} means and {len(self.std)} deviations; "
+                "expected one of each per channel"
+            )
+        if not all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std)):
+            raise ExportError(f"normalization {self} has a value that is not finite")
+        if any(value <= 0 for value in self.std):
+            raise ExportError(f"normalization std is {self.std}; expected positive numbers")
+
+
+class Preprocess(nn.Module):
+    """Raw images → normalised float32 (N, channels, H, W); in the graph, so no device does it differently.
+
+    images: uint8 (N, H, W, channels) or (N, channels, H, W), as `signature` says. Raises ExportError where
+    the normalization has another number of channels than the images.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, signature: InputSignature, normalization: Normalization) -> None:
+        super().__init__()
+        if len(normalization.mean) != signature.channels:
+            raise ExportError(
+                f"normalization is for {len(normalization.mean)} channels, images have {signature.channels} "
+                f"({signature.layout}, {signature.shape})"
+            )
+        self.signature = signature
+        std = torch.tensor(normalization.std, dtype=torch.float64).reshape(1, -1, 1, 1)
+        mean = torch.tensor(normalization.mean, dtype=torch.float64).reshape(1, -1, 1, 1)
+        # One multiply and one add instead of three operations; combined in float64, so each is rounded once.
+        self.register_buffer("scale", (normalization.scale / std).float())  # (1, channels, 1, 1)
+        self.register_buffer("shift", (-mean / std).float())  # (1, channels, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.to(self.scale.dtype)  # before the permutation: TensorRT does not transpose uint8
+        if self.signature.layout == "NHWC":
+            x = x.permute(0, 3, 1, 2)  # (N, channels, H, W)
+        return x * self.scale + self.shift
+
+
+class DeployableGraph(nn.Module):
+    """Raw images in, class logits out: preprocessing, student and fold as one module.
+
+    student: takes what `preprocess` gives; returns logits (N, C*S), class-major, or an object with `.logits`.
+    forward returns float32 logits (N, C); with `subclass_probabilities` also the softmax over all C*S logits.
+    Raises ExportError where the student's head has another width than C*S.
+    """
+
+    def __init__(
+        self,
+        preprocess: nn.Module,
+        student: nn.Module,
+        classes: int,
+        subclasses: int = 1,
+        subclass_probabilities: bool = False,
+    ) -> None:
+        super().__init__()
+        if classes < 1 or subclasses < 1:
+            raise ExportError(
+                f"the head has {classes} classes × {subclasses} subclasses; expected at least 1 of each"
+            )
+        self.preprocess = preprocess
+        self.student = student
+        self.classes = classes
+        self.subclasses = subclasses
+        self.subclass_probabilities = subclass_probabilities
+
+    @property
+    def output_widths(self) -> dict[str, int]:
+        """Each output's name and width, in the order in which forward returns them."""
+        widths = {"logits": self.classes}
+        return widths | {"subclass_probabilities": self.width} if self.subclass_probabilities else widths
+
+    @property
+    def width(self) -> int:
+        """C*S, the width of the student's head."""
+        return self.classes * self.subclasses
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        z = logits_of(self.student(self.preprocess(images))).float()  # (N, C*S)
+        if z.ndim != 2 or z.shape[1] != self.width:
+            sizes = ", ".join(str(int(size)) for size in z.shape[1:])
+            raise ExportError(
+                f"the student gives logits of shape (N, {sizes}); expected (N, {self.width}) "
+                f"for {self.classes} classes × {self.subclasses} subclasses"
+            )
+        logits = fold_logits(z, self.subclasses)  # (N, C)
+        return (logits, z.softmax(dim=1)) if self.subclass_probabilities else logits
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits of what a classifier returned: a tensor, or the attribute `logits`. Raises ExportError."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ExportError(
+            f"the student returns {type(output).__name__}; expected a tensor or an object with `.logits`"
+        )
+    return logits

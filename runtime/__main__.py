@@ -1,0 +1,258 @@
+"""`python -m runtime`: measures and inspects a bundle on the device itself.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 the work failed, 2 what was given
+cannot be used, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import EdgefoldError, UsageError
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # class names may hold what the console cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        options.verb(options)
+        sys.stdout.flush()
+    except EdgefoldError as error:
+        return _failed(str(error), error.exit_code, options)
+    except BrokenPipeError:  # the reader (`| head`) has seen enough; the interpreter's exit must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _failed(str(error), 1, options)
+    except KeyboardInterrupt:
+        return _failed("interrupted", INTERRUPTED, options)
+    return 0
+
+
+def bench(options: argparse.Namespace) -> None:
+    from runtime import display, measure
+    from runtime.bench import benchmark
+    from runtime.bundle import open_bundle
+
+    _check_output(options.output)
+    result = benchmark(
+        open_bundle(options.bundle),
+        format=options.format,
+        threads=options.threads,
+        batch=options.batch,
+        plan=measure.QUICK if options.quick else measure.FULL,
+        progress=_progress,
+    )
+    _finish(result.to_json(), lambda: display.bench_text(result), options)
+
+
+def accuracy(options: argparse.Namespace) -> None:
+    from runtime import display
+    from runtime.accuracy import evaluate, read_reference, reference_from_logits
+    from runtime.bundle import open_bundle
+    from runtime.rows import read_rows
+    from runtime.runners import open_runner
+
+    _check_output(options.output)
+    bundle = open_bundle(options.bundle)
+    rows = bundle.samples() if options.data is None else read_rows(options.data)
+    rows = rows if options.limit is None else rows.first(options.limit)
+    reference = (
+        reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
+    )
+    with open_runner(bundle, options.format, options.threads) as runner:
+        result = evaluate(
+            runner,
+            rows,
+            batch=options.batch,
+            reference=reference,
+            origin=str(options.data or "samples"),
+            progress=_progress,
+        )
+    _finish(result.to_json(), lambda: display.accuracy_text(result), options)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    from runtime import display
+    from runtime.bundle import MANIFEST, open_bundle
+    from runtime.onnx_file import onnx_header_from_bytes, refuse_external_data
+
+    bundle = open_bundle(options.bundle)
+    headers = {}
+    for name, entry in bundle.formats.items():
+        if entry.file.endswith(".onnx"):
+            path = bundle.file_of(name)
+            headers[name] = onnx_header_from_bytes(bundle.read_bytes(entry.file), str(path))
+            refuse_external_data(headers[name], path)
+    document = {
+        "kind": "inspect",
+        "path": str(bundle.path),
+        "checksum": bundle.checksum,
+        "manifest": json.loads(bundle.read_bytes(MANIFEST)),
+        "onnx": {
+            name: {
+                "ir_version": header.ir_version,
+                "opsets": dict(header.opsets),
+                "metadata": dict(header.metadata),
+            }
+            for name, header in headers.items()
+        },
+    }
+    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum), options)
+
+
+def _finish(document: dict[str, Any], text: Callable[[], str], options: argparse.Namespace) -> None:
+    """Print the result first, so that a full disk cannot lose it, then write it where that was asked."""
+    from runtime.files import json_text, write_json
+
+    print(json_text(document).rstrip("\n") if options.json else text())
+    output = getattr(options, "output", None)
+    if output is not None:
+        write_json(output, document)
+        _progress(f"wrote {output}")
+
+
+def _check_output(output: Path | None) -> None:
+    """Refuse what cannot be written before the work and not after it."""
+    if output is None:
+        return
+    folder = output.parent
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder, expected a file name")
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"--output {output}: {folder} is not a folder that can be written to")
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _failed(message: str, exit_code: int, options: argparse.Namespace) -> int:
+    if options.debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {message}" if exit_code != INTERRUPTED else message, file=sys.stderr)
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime",
+        description="Measure and inspect an edgefold bundle on this device.",
+        epilog="example:\n  python -m runtime bench bundle --threads 4 --output bench.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect}", required=True)
+    _add_bench(verbs)
+    _add_accuracy(verbs)
+    _add_inspect(verbs)
+    return parser
+
+
+def _add_bench(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        bench,
+        "Measure latency: percentiles with their bounds, throughput, cold start, and the machine's state.",
+        "python -m runtime bench bundle --threads 4 --batch 1 --output bench.json",
+    )
+    _add_engine_options(verb, batch=1)
+    verb.add_argument("--quick", action="store_true", help="measure for 3 s and not 10 s; the result says so")
+    _add_output_options(verb, "bench.json")
+
+
+def _add_accuracy(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        accuracy,
+        "Measure accuracy on labelled rows, with its 95 % interval, confusions, and every prediction.",
+        "python -m runtime accuracy bundle --data rows.npz --output accuracy.json",
+    )
+    _add_engine_options(verb, batch=256)
+    verb.add_argument(
+        "--data",
+        type=Path,
+        metavar="ROWS.npz",
+        help="inputs as the model takes them, labels int64, row_ids int64 (default: the bundle's samples)",
+    )
+    verb.add_argument("--limit", type=_positive, metavar="N", help="use the first N rows only")
+    verb.add_argument(
+        "--reference",
+        type=Path,
+        metavar="ACCURACY.json",
+        help="count agreement with these earlier predictions (default for samples: the exported model's own)",
+    )
+    _add_output_options(verb, "accuracy.json")
+
+
+def _add_inspect(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        inspect,
+        "Check every file of a bundle and show what it holds: classes, shapes, formats, metadata.",
+        "python -m runtime inspect bundle",
+    )
+    _add_output_options(verb, None)
+
+
+def _add_verb(
+    verbs: Any, function: Callable[[argparse.Namespace], None], sentence: str, example: str
+) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        function.__name__,
+        help=sentence,
+        description=sentence,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(verb=function)
+    verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle folder: it holds manifest.json")
+    return verb
+
+
+def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
+    verb.add_argument("--format", default="onnx", help="form of the model to run (default: %(default)s)")
+    verb.add_argument(
+        "--threads",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="threads of the engine (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--batch", type=_positive, default=batch, metavar="N", help="rows per call (default: %(default)s)"
+    )
+
+
+def _add_output_options(verb: argparse.ArgumentParser, file: str | None) -> None:
+    if file is not None:
+        verb.add_argument(
+            "--output", type=Path, metavar="FILE", help=f"also write the result here, as {file}"
+        )
+    verb.add_argument("--json", action="store_true", help="print the result as JSON")
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Latency of one model of a bundle on this machine.
+
+Inputs are the bundle's real samples in rotation: the time of some kernels depends on the data, and a single
+input would sit in the nearest cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.device import Environment, Load, read_environment, read_load, usable_cores
+from runtime.errors import EngineError, UsageError
+from runtime.latency import LatencySummary, encode_samples, summarize
+from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up
+from runtime.rows import Rows
+from runtime.runners import open_runner
+from runtime.runners.base import Runner, one_line
+
+SCHEMA_VERSION = 1
+_MOST_BATCHES = 256
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """`session_load_ms` builds the session from bytes in memory; `first_call_ms` is its first inference."""
+
+    session_load_ms: float
+    first_call_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"session_load_ms": self.session_load_ms, "first_call_ms": self.first_call_ms}
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    name: str
+    version: str
+    providers: tuple[str, ...]
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "providers": list(self.providers),
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class BenchResult:
+    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took."""
+
+    bundle: str
+    recipe_key: str
+    checksum: str
+    format: str
+    precision: str
+    size_bytes: int
+    engine: EngineRecord
+    batch: int
+    quick: bool
+    seconds: float
+    cold_start: ColdStart
+    warm_up: WarmUp
+    latency: LatencySummary
+    environment: Environment
+    load_before: Load
+    load_after: Load
+    notes: tuple[str, ...]
+    samples_ns: np.ndarray
+
+    @property
+    def throughput_rows_per_s(self) -> float:
+        """Rows per second of engine time, one call after the other."""
+        return self.batch / self.latency.mean_ns * 1e9 if self.latency.mean_ns else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "bench",
+            "schema_version": SCHEMA_VERSION,
+            "bundle": {"name": self.bundle, "recipe_key": self.recipe_key, "checksum": self.checksum},
+            "format": self.format,
+            "precision": self.precision,
+            "size_bytes": self.size_bytes,
+            "engine": self.engine.to_json(),
+            "batch": self.batch,
+            "quick": self.quick,
+            "seconds": self.seconds,
+            "cold_start": self.cold_start.to_json(),
+            "warm_up": self.warm_up.to_json(),
+            "latency": self.latency.to_json(),
+            "throughput_rows_per_s": self.throughput_rows_per_s,
+            "environment": self.environment.to_json(),
+            "load": {"before": self.load_before.to_json(), "after": self.load_after.to_json()},
+            "notes": list(self.notes),
+            "samples": encode_samples(self.samples_ns),
+        }
+
+
+def benchmark(
+    bundle: Bundle,
+    *,
+    format: str = "onnx",
+    threads: int = 1,
+    batch: int = 1,
+    plan: BenchPlan = FULL,
+    progress: Callable[[str], None] | None = None,
+) -> BenchResult:
+    """Load the model of `format`, warm it up and measure it with `batch` rows a call.
+
+    Raises what `open_runner` raises, and EngineError where a call fails.
+    """
+    if batch < 1:
+        raise UsageError(f"batch is {batch}, expected at least 1")
+    say = progress or (lambda line: None)
+    samples = bundle.samples()
+    with open_runner(bundle, format, threads) as runner:
+        calls = [runner.prepare(each) for each in rotation(samples, batch)]
+        runner_record = EngineRecord(runner.engine, runner.version, runner.providers, threads)
+        with _engine_errors(runner), garbage_collector_paused():
+            first_call_ms = timed(calls[0]) / 1e6
+            say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")
+            warm = warm_up(calls, plan)
+            expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
+            say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
+            before = read_load()
+            samples_ns, seconds = measure(calls, plan)
+            after = read_load()
+        cold_start = ColdStart(runner.load_ms, first_call_ms)
+    latency, environment = summarize(samples_ns), read_environment()
+    return BenchResult(
+        bundle=bundle.name,
+        recipe_key=bundle.recipe_key,
+        checksum=bundle.checksum,
+        format=format,
+        precision=runner.file.precision,
+        size_bytes=runner.file.size_bytes,
+        engine=runner_record,
+        batch=batch,
+        quick=plan.quick,
+        seconds=seconds,
+        cold_start=cold_start,
+        warm_up=warm,
+        latency=latency,
+        environment=environment,
+        load_before=before,
+        load_after=after,
+        notes=_notes(bundle, batch, threads, warm, latency, environment, before, after),
+        samples_ns=samples_ns,
+    )
+
+
+def rotation(samples: Rows, batch: int) -> list[np.ndarray]:
+    """Return batches (batch, *shape), at most 256, that go through all samples once; the last one wraps."""
+    count = min(-(-len(samples) // batch), _MOST_BATCHES)
+    rows = np.arange(count * batch).reshape(count, batch) % len(samples)
+    return [samples.inputs[each] for each in rows]
+
+
+@contextlib.contextmanager
+def _engine_errors(runner: Runner) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise EngineError(
+            f"{runner.path}: {runner.engine} {runner.version} failed: {one_line(error)}"
+        ) from error
+
+
+def _notes(
+    bundle: Bundle,
+    batch: int,
+    threads: int,
+    warm: WarmUp,
+    latency: LatencySummary,
+    environment: Environment,
+    before: Load,
+    after: Load,
+) -> tuple[str, ...]:
+    """Say in words what makes these numbers less than they seem."""
+    notes = []
+    if latency.drift is not None and latency.drift.unstable:
+        notes.append(
+            f"UNSTABLE: the median changed by {100 * latency.drift.change:+.1f} % "
+            "from the first to the last tenth of the calls"
+        )
+    if not warm.steady:
+        notes.append(f"the warm-up never became steady within {warm.seconds:.1f} s")
+    cores = usable_cores(environment)
+    if cores is not None and threads > cores:
+        notes.append(f"{threads} threads share {cores:g} cores")
+    if batch not in bundle.batch_sizes:
+        verified = ", ".join(map(str, bundle.batch_sizes))
+        notes.append(f"batch {batch} was not verified at export (verified: {verified})")
+    for name, what in (
+        ("cgroup_throttled_periods", "the container's CPU limit stopped this process in {} periods"),
+        ("thermal_throttle_events", "the CPU was throttled by heat {} times"),
+    ):
+        earlier, later = getattr(before, name), getattr(after, name)
+        if earlier is not None and later is not None and later > earlier:
+            notes.append(what.format(later - earlier) + " during the measurement")
+    if "torch" in sys.modules:
+        notes.append("torch is loaded in this process; its threads can disturb the engine")
+    return tuple(notes)

@@ -1,0 +1,227 @@
+"""The machine a measurement was made on, as far as it can be read without privileges.
+
+A record never fails a measurement: what cannot be read is absent. `root` stands for `/` in tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+ROOT = Path("/")
+_ENGINES = ("numpy", "onnxruntime", "tensorrt", "openvino")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores."""
+
+    system: str | None
+    machine: str | None
+    device_model: str | None
+    cpu_model: str | None
+    logical_cores: int | None
+    affinity: tuple[int, ...] | None
+    governors: tuple[str, ...] | None
+    max_frequency_mhz: float | None
+    memory_bytes: int | None
+    cpu_limit: float | None
+    container: str | None
+    python: str
+    packages: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return _present(asdict(self))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What changes: read it before and after. Throttling counters only ever rise."""
+
+    load_average: tuple[float, ...] | None
+    memory_available_bytes: int | None
+    frequencies_mhz: tuple[float, ...] | None
+    temperature_celsius: float | None
+    cgroup_throttled_periods: int | None
+    cgroup_throttled_us: int | None
+    thermal_throttle_events: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return _present(asdict(self))
+
+
+def read_environment(root: Path = ROOT) -> Environment:
+    affinity = _attempt(_affinity)
+    return Environment(
+        system=_attempt(platform.platform),
+        machine=_attempt(platform.machine),
+        device_model=_attempt(lambda: _text(root / "proc/device-tree/model").strip("\0")),
+        cpu_model=_attempt(lambda: _cpu_model(root)) or _attempt(platform.processor) or None,
+        logical_cores=os.cpu_count(),
+        affinity=affinity,
+        governors=_attempt(lambda: _governors(root, affinity)),
+        max_frequency_mhz=_attempt(lambda: max(_frequencies(root, affinity, "cpuinfo_max_freq") or ())),
+        memory_bytes=_attempt(lambda: _memory(root, "MemTotal")),
+        cpu_limit=_attempt(lambda: _cpu_limit(root)),
+        container=_attempt(lambda: _container(root)),
+        python=platform.python_version(),
+        packages=_loaded_packages(),
+    )
+
+
+def read_load(root: Path = ROOT) -> Load:
+    affinity = _attempt(_affinity)
+    periods, microseconds = _attempt(lambda: _cgroup_throttling(root)) or (None, None)
+    return Load(
+        load_average=_attempt(os.getloadavg),
+        memory_available_bytes=_attempt(lambda: _memory(root, "MemAvailable")),
+        frequencies_mhz=_attempt(lambda: _frequencies(root, affinity, "scaling_cur_freq")),
+        temperature_celsius=_attempt(lambda: _temperature(root)),
+        cgroup_throttled_periods=periods,
+        cgroup_throttled_us=microseconds,
+        thermal_throttle_events=_attempt(lambda: _thermal_throttling(root)),
+    )
+
+
+def usable_cores(environment: Environment) -> float | None:
+    """Return how many cores this process may use: the least of cores, affinity and the cgroup's limit."""
+    affinity = len(environment.affinity) if environment.affinity else None
+    known = [each for each in (environment.logical_cores, affinity, environment.cpu_limit) if each]
+    return min(known) if known else None
+
+
+def _attempt(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except Exception:  # any surprise of a foreign /proc or /sys only makes the value absent
+        return None
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _readable(paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
+    """Read those of `paths` that can be read."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(read(path))
+    return found
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _number(path: Path) -> int:
+    return int(_text(path))
+
+
+def _affinity() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0)))  # Linux only; elsewhere the AttributeError makes it absent
+
+
+def _cpu_model(root: Path) -> str:
+    """x86 writes "model name"; 32-bit ARM kernels "Hardware"; 64-bit ARM often nothing."""
+    fields = dict(_colon_lines(root / "proc/cpuinfo"))
+    return next(fields[key] for key in ("model name", "Hardware", "Model", "cpu model") if fields.get(key))
+
+
+def _colon_lines(path: Path) -> Iterator[tuple[str, str]]:
+    for line in _text(path).splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            yield key.strip(), value.strip()
+
+
+def _memory(root: Path, key: str) -> int:
+    return int(dict(_colon_lines(root / "proc/meminfo"))[key].split()[0]) * 1024
+
+
+def _cpu_folders(root: Path, affinity: tuple[int, ...] | None) -> list[Path]:
+    """Return the folders of the cores that this process may use."""
+    folders = {int(each.name[3:]): each for each in (root / "sys/devices/system/cpu").glob("cpu[0-9]*")}
+    return [folders[core] for core in sorted(folders) if affinity is None or core in affinity]
+
+
+def _governors(root: Path, affinity: tuple[int, ...] | None) -> tuple[str, ...] | None:
+    files = [each / "cpufreq/scaling_governor" for each in _cpu_folders(root, affinity)]
+    return tuple(sorted(set(_readable(files, _text)))) or None
+
+
+def _frequencies(root: Path, affinity: tuple[int, ...] | None, file: str) -> tuple[float, ...] | None:
+    files = [each / "cpufreq" / file for each in _cpu_folders(root, affinity)]
+    return tuple(kilohertz / 1000 for kilohertz in _readable(files, _number)) or None
+
+
+def _temperature(root: Path) -> float:
+    """Return the hottest zone: a throttled chip is hot somewhere."""
+    return max(_readable((root / "sys/class/thermal").glob("thermal_zone*/temp"), _number)) / 1000
+
+
+def _thermal_throttling(root: Path) -> int | None:
+    files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    counters = _readable(files, _number)
+    return sum(counters) if counters else None
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    """Return the process's cgroup and its parents: a limit anywhere on the way up holds."""
+    mount = root / "sys/fs/cgroup"
+    if (mount / "cpu").is_dir():  # version 1, where a container sees its own group at the mount
+        return [mount / "cpu"]
+    lines = _text(root / "proc/self/cgroup").splitlines()
+    own = next(line[3:] for line in lines if line.startswith("0::"))
+    folder = mount / own.lstrip("/")
+    return [folder, *(each for each in folder.parents if each == mount or mount in each.parents)]
+
+
+def _cpu_limit(root: Path) -> float | None:
+    limits = []
+    for folder in _cgroup_folders(root):
+        with contextlib.suppress(OSError, ValueError):
+            if (folder / "cpu.max").exists():
+                quota, period = _text(folder / "cpu.max").split()
+            else:
+                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+            if quota not in ("max", "-1"):
+                limits.append(int(quota) / int(period))
+    return min(limits, default=None)
+
+
+def _cgroup_throttling(root: Path) -> tuple[int, int] | None:
+    """Return (periods, microseconds) in which the kernel kept this process's groups from running."""
+    periods, microseconds, seen = 0, 0, False
+    for folder in _cgroup_folders(root):
+        with contextlib.suppress(OSError, ValueError):
+            counters = dict(line.split() for line in _text(folder / "cpu.stat").splitlines())
+            if "nr_throttled" in counters:
+                seen = True
+                periods += int(counters["nr_throttled"])
+                nanoseconds = int(counters.get("throttled_time", 0))  # version 1
+                microseconds += int(counters.get("throttled_usec", 0)) + nanoseconds // 1000
+    return (periods, microseconds) if seen else None
+
+
+def _container(root: Path) -> str | None:
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    groups = _text(root / "proc/1/cgroup")
+    return next((name for name in ("kubepods", "docker", "containerd", "lxc") if name in groups), None)
+
+
+def _loaded_packages() -> dict[str, str]:
+    """Versions of the engines that this process has loaded; nothing is imported to find out."""
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _ENGINES}
+    return {name: str(version) for name, version in loaded.items() if version}

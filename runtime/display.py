@@ -1,0 +1,192 @@
+"""Results as short text for a terminal: plain ASCII around the user's own names, as on a device's console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.accuracy import AccuracyResult
+    from runtime.bench import BenchResult
+    from runtime.bundle import Bundle
+    from runtime.onnx_file import OnnxHeader
+
+_WORST_CLASSES = 10
+_CONFUSIONS = 5
+
+
+def bench_text(result: BenchResult) -> str:
+    latency = result.latency
+    unit, scale = _unit(latency.percentiles[0].measured_ns if latency.percentiles else latency.min_ns)
+
+    def time(ns: float) -> str:
+        return f"{ns / scale:.2f} {unit}"
+
+    def milliseconds(ms: float) -> str:
+        return f"{ms:.2f} ms"
+
+    title = (
+        f"{result.bundle}: {result.format} ({result.precision}, {result.size_bytes:,} bytes) on "
+        f"{result.engine.name} {result.engine.version}, {_count(result.engine.threads, 'thread')}, "
+        f"batch {result.batch}{' (QUICK measurement)' if result.quick else ''}"
+    )
+    rows = [("latency", "measured", "at most, 99 % sure")]
+    rows += [
+        (f"p{each.percent:g}", time(each.measured_ns), time(each.bound_ns)) for each in latency.percentiles
+    ]
+    rows += [
+        (name, time(ns), "")
+        for name, ns in (("min", latency.min_ns), ("mean", latency.mean_ns), ("max", latency.max_ns))
+    ]
+    facts = {}
+    if latency.median_interval_ns is not None:
+        low, high = latency.median_interval_ns
+        facts["median"] = f"{time(low)} to {time(high)} (95 % interval)"
+    facts["throughput"] = f"{result.throughput_rows_per_s:,.0f} rows/s, one call after the other"
+    facts["calls"] = (
+        f"{latency.calls:,} in {result.seconds:.1f} s, after {_count(result.warm_up.calls, 'call')} "
+        f"({result.warm_up.seconds:.1f} s) of warm-up"
+    )
+    if latency.drift is not None:
+        facts["drift"] = f"{100 * latency.drift.change:+.1f} % from the first to the last tenth"
+    facts["cold start"] = (
+        f"load {milliseconds(result.cold_start.session_load_ms)}, "
+        f"first call {milliseconds(result.cold_start.first_call_ms)}"
+    )
+    facts["machine"] = _machine(result.environment.to_json())
+    notes = [f"note: {note}" for note in result.notes]
+    return "\n".join([title, "", *_columns(rows), "", *_pairs(facts), *([""] if notes else []), *notes])
+
+
+def accuracy_text(result: AccuracyResult) -> str:
+    low, high = result.interval
+    facts = {
+        "accuracy": f"{_percent(result.accuracy)} (95 % interval {_percent(low)} to {_percent(high)})",
+        "correct": f"{result.correct:,} of {result.total:,} rows",
+    }
+    if result.agreement is not None:
+        rate, equal = (
+            _percent(result.agreement.rate),
+            f"{result.agreement.equal:,} of {result.agreement.total:,}",
+        )
+        facts["agreement"] = f"{rate} with the reference ({equal} rows)"
+    title = (
+        f"{result.bundle}: {result.format} on {result.engine} {result.engine_version}, batch {result.batch}"
+    )
+    return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
+
+
+def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str) -> str:
+    output = ", ".join(_tensor(each.name, each.dtype, each.shape) for each in bundle.outputs)
+    subclasses = f" with {bundle.subclasses} subclasses each" if bundle.subclasses > 1 else ""
+    facts = {
+        "bundle": f"{bundle.name} (stage {bundle.stage})",
+        "checksum": checksum,
+        "recipe key": bundle.recipe_key or "none",
+        "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
+        "input": _tensor(bundle.input.name, bundle.input.dtype, bundle.input.shape)
+        + f" {bundle.input.layout}",
+        "output": output,
+        "verified batches": ", ".join(map(str, bundle.batch_sizes)),
+        **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},
+    }
+    lines = _pairs(facts)
+    for name, entry in bundle.formats.items():
+        lines += ["", f"{name}: {entry.file}, {entry.precision}, {entry.size_bytes:,} bytes"]
+        if name in headers:
+            header = headers[name]
+            opsets = ", ".join(
+                f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()
+            )
+            values = {"IR version": str(header.ir_version), "opset": opsets, **header.metadata}
+            lines += [f"  {line}" for line in _pairs({key: _clipped(value) for key, value in values.items()})]
+    return "\n".join(lines)
+
+
+def _class_table(result: AccuracyResult) -> list[str]:
+    counted = [each for each in result.per_class if each.total]
+    worst = sorted(counted, key=lambda each: each.correct / each.total)[:_WORST_CLASSES]
+    rows = [("class", "correct", "of", "share")]
+    rows += [
+        (each.name, str(each.correct), str(each.total), _percent(each.correct / each.total)) for each in worst
+    ]
+    left_out = len(counted) - len(worst)
+    return [*_columns(rows), *([f"({left_out} better classes not shown)"] if left_out else [])]
+
+
+def _confusions(result: AccuracyResult) -> list[str]:
+    pairs = [
+        (int(count), result.class_names[label], result.class_names[predicted])
+        for (label, predicted), count in _entries(result.confusion)
+        if label != predicted and count
+    ]
+    if not pairs:
+        return []
+    most = sorted(pairs, key=lambda each: -each[0])[:_CONFUSIONS]
+    return [
+        "",
+        "most often confused:",
+        *(f"  {label} taken for {other}: {count}" for count, label, other in most),
+    ]
+
+
+def _entries(confusion: Any) -> list[tuple[tuple[int, int], int]]:
+    return [((i, j), count) for i, row in enumerate(confusion.tolist()) for j, count in enumerate(row)]
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    model = (
+        environment.get("device_model")
+        or environment.get("cpu_model")
+        or environment.get("machine", "unknown")
+    )
+    parts = [str(model)]
+    if "affinity" in environment:
+        parts.append(
+            f"{len(environment['affinity'])} of {environment.get('logical_cores', '?')} cores usable"
+        )
+    if "cpu_limit" in environment:
+        parts.append(f"limited to {environment['cpu_limit']:g} cores")
+    if "governors" in environment:
+        parts.append(f"governor {'/'.join(environment['governors'])}")
+    return ", ".join(parts)
+
+
+def _unit(ns: float) -> tuple[str, float]:
+    return ("us", 1e3) if ns < 1e6 else ("ms", 1e6)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _tensor(name: str, dtype: str, shape: Sequence[int]) -> str:
+    return f"{name} {dtype} [N, {', '.join(map(str, shape))}]"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")
+
+
+def _clipped(value: str, width: int = 100) -> str:
+    line = " ".join(value.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
+def _pairs(facts: Mapping[str, str]) -> list[str]:
+    width = max(map(len, facts), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [f"{first:<{widths[0]}}", *(f"{each:>{w}}" for each, w in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines

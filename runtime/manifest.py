@@ -1,0 +1,196 @@
+"""The bundle's `manifest.json`, typed.
+
+Every key of format version 1 is checked for presence and type; an error names the key, what came and what was
+expected. Keys that this version does not know are ignored, so that a bundle may carry more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model; `shape` leaves the batch out."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class FormatFile:
+    """One deployable form: its file in the bundle. `opset` and `ir_version` are those of an ONNX file."""
+
+    file: str
+    size_bytes: int
+    precision: str
+    opset: int | None = None
+    ir_version: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    stage: str
+    recipe_key: str
+    classes: int
+    subclasses: int
+    class_names: tuple[str, ...]
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    batch_sizes: tuple[int, ...]
+    formats: Mapping[str, FormatFile]
+    samples_file: str
+    labels_file: str
+    metrics: Mapping[str, float]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that the manifest names, relative to the bundle."""
+        return (*(form.file for form in self.formats.values()), self.samples_file, self.labels_file)
+
+
+def manifest_from_json(text: str, origin: str) -> Manifest:
+    """Parse `text`; `origin` is what error messages call it. Raises BundleError."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{origin}: not JSON ({error})") from None
+    fields = _Fields(value, origin)
+    version = fields.integer("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{origin}: format_version is {version}, this edgefold reads {FORMAT_VERSION}",
+            remedy="Install the edgefold version that wrote the bundle, or export it again.",
+        )
+    manifest = Manifest(
+        name=fields.text("name"),
+        stage=fields.text("stage"),
+        recipe_key=fields.text("recipe_key"),
+        classes=fields.integer("classes", least=1),
+        subclasses=fields.integer("subclasses", least=1),
+        class_names=tuple(each.as_text() for each in fields.items("class_names")),
+        input=_tensor_spec(fields.child("input")),
+        outputs=tuple(_tensor_spec(each) for each in fields.items("outputs")),
+        batch_sizes=tuple(each.as_integer(least=1) for each in fields.items("batch_sizes")),
+        formats={key: _format_file(each) for key, each in fields.entries("formats")},
+        samples_file=fields.text("samples"),
+        labels_file=fields.text("labels"),
+        metrics={key: each.as_number() for key, each in fields.entries("metrics")},
+    )
+    _check(manifest, origin)
+    return manifest
+
+
+def _tensor_spec(fields: _Fields) -> TensorSpec:
+    dtype = fields.child("dtype")
+    if dtype.value not in DTYPES:
+        dtype.refuse(f"one of {', '.join(DTYPES)}")
+    return TensorSpec(
+        name=fields.text("name"),
+        dtype=dtype.as_text(),
+        shape=tuple(each.as_integer(least=1) for each in fields.items("shape")),
+        layout=fields.text("layout") if fields.has("layout") else "",
+    )
+
+
+def _format_file(fields: _Fields) -> FormatFile:
+    return FormatFile(
+        file=fields.text("file"),
+        size_bytes=fields.integer("size_bytes", least=0),
+        precision=fields.text("precision"),
+        opset=fields.integer("opset", least=1) if fields.has("opset") else None,
+        ir_version=fields.integer("ir_version", least=1) if fields.has("ir_version") else None,
+    )
+
+
+def _check(manifest: Manifest, origin: str) -> None:
+    """Check what no single key can show."""
+    if len(manifest.class_names) != manifest.classes:
+        raise BundleError(
+            f"{origin}: class_names has {len(manifest.class_names)} names, classes is {manifest.classes}"
+        )
+    logits = next(iter(manifest.outputs), None)
+    if logits is None or logits.shape != (manifest.classes,):
+        came = "no output" if logits is None else f"{logits.name!r} of shape {list(logits.shape)}"
+        raise BundleError(
+            f"{origin}: the first output is {came}, expected class logits of shape [{manifest.classes}]"
+        )
+    for key in ("batch_sizes", "formats"):
+        if not getattr(manifest, key):
+            raise BundleError(f"{origin}: {key} is empty, expected at least one entry")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+class _Fields:
+    """A JSON value with its path, so that every complaint can say where."""
+
+    def __init__(self, value: Any, origin: str, path: str = "") -> None:
+        self.value = value
+        self.origin = origin
+        self.path = path
+
+    def has(self, key: str) -> bool:
+        return key in self.mapping()
+
+    def child(self, key: str) -> _Fields:
+        mapping = self.mapping()
+        path = f"{self.path}.{key}" if self.path else key
+        if key not in mapping:
+            raise BundleError(f"{self.origin}: key {path!r} is missing")
+        return _Fields(mapping[key], self.origin, path)
+
+    def text(self, key: str) -> str:
+        return self.child(key).as_text()
+
+    def integer(self, key: str, *, least: int | None = None) -> int:
+        return self.child(key).as_integer(least=least)
+
+    def items(self, key: str) -> list[_Fields]:
+        child = self.child(key)
+        if not isinstance(child.value, list):
+            child.refuse("a list")
+        return [_Fields(each, self.origin, f"{child.path}[{i}]") for i, each in enumerate(child.value)]
+
+    def entries(self, key: str) -> list[tuple[str, _Fields]]:
+        child = self.child(key)
+        return [(name, child.child(name)) for name in child.mapping()]
+
+    def mapping(self) -> dict[str, Any]:
+        if not isinstance(self.value, dict):
+            self.refuse("an object")
+        return self.value
+
+    def as_text(self) -> str:
+        if not isinstance(self.value, str):
+            self.refuse("text")
+        return self.value
+
+    def as_integer(self, *, least: int | None = None) -> int:
+        expected = "an integer" if least is None else f"an integer >= {least}"
+        if type(self.value) is not int or (least is not None and self.value < least):  # True is an int, too
+            self.refuse(expected)
+        return self.value
+
+    def as_number(self) -> float:
+        if type(self.value) not in (int, float):
+            self.refuse("a number")
+        return self.value
+
+    def refuse(self, expected: str) -> NoReturn:
+        came = json.dumps(self.value)
+        came = came if len(came) <= 60 else f"{came[:57]}..."
+        raise BundleError(f"{self.origin}: {self.path or 'the document'} is {came}, expected {expected}")

@@ -1,0 +1,255 @@
+"""What an ONNX file says about itself, read without onnx or protobuf.
+
+An ONNX file is one protobuf message (`ModelProto` of onnx.proto). This module reads its wire format: a
+sequence of (field number, wire type, value). Only the fields that decide whether a device may load the file
+are looked at; weights are skipped, never copied.
+
+The reader exists for two reasons. A device has neither onnx nor protobuf installed. And a tensor may name
+another file as its content: engines up to ONNX Runtime 1.23 follow such a name out of the model's folder, so
+it has to be refused before an engine sees the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from runtime.errors import BundleError
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
+
+# Where tensors can lie: message -> {field number: message of that field}, numbered as in onnx.proto.
+_CHILDREN: Mapping[str, Mapping[int, str]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+}
+
+
+@dataclass(frozen=True)
+class ExternalTensor:
+    """A tensor whose content lies in another file."""
+
+    name: str
+    location: str
+
+
+@dataclass(frozen=True)
+class OnnxHeader:
+    """`opsets` maps domain to version; the default domain is `""`, however the file spells it."""
+
+    ir_version: int
+    opsets: Mapping[str, int]
+    metadata: Mapping[str, str]
+    external_tensors: tuple[ExternalTensor, ...] = ()
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self.opsets[""]
+
+    @property
+    def external_data(self) -> tuple[str, ...]:
+        """Every location that a tensor names, in file order, each once."""
+        return tuple(dict.fromkeys(tensor.location for tensor in self.external_tensors))
+
+
+def read_onnx_header(path: Path) -> OnnxHeader:
+    """Read the header of the ONNX file at `path`. Raises BundleError where it is not a whole ONNX model."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+    return onnx_header_from_bytes(data, str(path))
+
+
+def onnx_header_from_bytes(data: bytes, name: str) -> OnnxHeader:
+    """Read the header from a model's bytes; `name` is what error messages call it. Raises BundleError."""
+    try:
+        header = _header(memoryview(data))
+    except _WireError as error:
+        raise BundleError(
+            f"{name}: not a whole ONNX model ({error})", remedy="Copy the file again, or export it again."
+        ) from None
+    return header
+
+
+def refuse_external_data(header: OnnxHeader, path: Path) -> None:
+    """Raise BundleError if the model at `path` wants the content of a tensor from another file."""
+    if not header.external_tensors:
+        return
+    tensors = header.external_tensors
+    tensor = next((each for each in tensors if _way_out(path.parent, each.location)), tensors[0])
+    way_out = _way_out(path.parent, tensor.location)
+    where = f"outside the model's folder ({way_out})" if way_out else "a file beside the model"
+    others = f", and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    raise BundleError(
+        f"{path}: tensor {tensor.name!r} wants its data from {tensor.location!r}, {where}{others}; "
+        "a bundle's model carries its weights inside",
+        remedy="Save the model again without external data, and only load models whose origin you trust.",
+    )
+
+
+def _way_out(folder: Path, location: str) -> str:
+    """Say how `location` leaves `folder` (an absolute path, `..`, a symlink); empty if it stays inside."""
+    windows = PureWindowsPath(location)
+    if PurePosixPath(location).is_absolute() or windows.drive or windows.root:
+        return "an absolute path"
+    if ".." in windows.parts:
+        return "it goes up by '..'"
+    try:
+        inside = (folder / location).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # embedded NUL, a loop of links
+        return "it cannot be followed"
+    return "" if inside else "through a symlink"
+
+
+class _WireError(Exception):
+    pass
+
+
+def _header(model: memoryview) -> OnnxHeader:
+    ir_version = 0
+    has_graph = False
+    opsets: dict[str, int] = {}
+    metadata: dict[str, str] = {}
+    for number, wire_type, value in _fields(model):
+        if number == 1:
+            ir_version = _integer(wire_type, value)
+        elif number == 7:
+            has_graph = True
+        elif number == 8:
+            domain, version = _operator_set(_message(wire_type, value))
+            opsets["" if domain == "ai.onnx" else domain] = version
+        elif number == 14:
+            key, text = _string_pair(_message(wire_type, value))
+            metadata[key] = text
+    missing = [
+        what
+        for what, present in (
+            ("an IR version", ir_version > 0),
+            ("a graph", has_graph),
+            ("a default operator set", opsets.get("", 0) > 0),
+        )
+        if not present
+    ]
+    if missing:
+        raise _WireError(f"it lacks {' and '.join(missing)}")
+    return OnnxHeader(ir_version, opsets, metadata, tuple(_external_tensors(model)))
+
+
+def _external_tensors(model: memoryview) -> Iterator[ExternalTensor]:
+    """Find them wherever a tensor can lie: weights, constants, subgraphs, functions, training parts."""
+    pending = [("ModelProto", model)]  # a stack of our own: a file may nest deeper than Python recurses
+    while pending:
+        kind, message = pending.pop()
+        if kind == "TensorProto":
+            yield from _external_tensor(message)
+            continue
+        children = _CHILDREN[kind]
+        found = [
+            (children[number], _message(wire_type, value))
+            for number, wire_type, value in _fields(message)
+            if number in children
+        ]
+        pending.extend(reversed(found))
+
+
+def _external_tensor(tensor: memoryview) -> Iterator[ExternalTensor]:
+    name, entries, external = "", {}, False
+    for number, wire_type, value in _fields(tensor):
+        if number == 8:
+            name = _text(wire_type, value)
+        elif number == 13:  # counted even if data_location denies it: honest exporters write both or neither
+            external = True
+            key, text = _string_pair(_message(wire_type, value))
+            entries[key] = text
+        elif number == 14:
+            external = external or _integer(wire_type, value) == _EXTERNAL
+    if external:
+        yield ExternalTensor(name, entries.get("location", ""))
+
+
+def _operator_set(message: memoryview) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, wire_type, value in _fields(message):
+        if number == 1:
+            domain = _text(wire_type, value)
+        elif number == 2:
+            version = _integer(wire_type, value)
+    return domain, version
+
+
+def _string_pair(message: memoryview) -> tuple[str, str]:
+    pair = {1: "", 2: ""}
+    for number, wire_type, value in _fields(message):
+        if number in pair:
+            pair[number] = _text(wire_type, value)
+    return pair[1], pair[2]
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """Yield (field number, wire type, value): an int for a varint, a view of the bytes otherwise."""
+    at, end = 0, len(message)
+    while at < end:
+        key, at = _varint(message, at)
+        number, wire_type = key >> 3, key & 7
+        if not 0 < number < 1 << 29:
+            raise _WireError(f"field number {number}")
+        if wire_type == VARINT:
+            integer, at = _varint(message, at)
+            yield number, wire_type, integer
+            continue
+        if wire_type == BYTES:
+            length, at = _varint(message, at)
+        elif wire_type in (FIXED64, FIXED32):
+            length = 8 if wire_type == FIXED64 else 4
+        else:  # groups, which ONNX never had, and the two unused types
+            raise _WireError(f"wire type {wire_type}")
+        if length > end - at:
+            raise _WireError(f"it ends {length - (end - at)} bytes too early")
+        yield number, wire_type, message[at : at + length]
+        at += length
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for index in range(10):  # 10 groups of 7 bits hold 64
+        if at >= len(message):
+            raise _WireError("it ends inside a number")
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, at
+    raise _WireError("a number longer than 64 bits")
+
+
+def _integer(wire_type: int, value: int | memoryview) -> int:
+    if wire_type != VARINT or not isinstance(value, int):
+        raise _WireError("a field that should be a number is not")
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _message(wire_type: int, value: int | memoryview) -> memoryview:
+    if wire_type != BYTES or isinstance(value, int):
+        raise _WireError("a field that should be a message is not")
+    return value
+
+
+def _text(wire_type: int, value: int | memoryview) -> str:
+    # Text is only shown and compared, so undecodable bytes become a visible mark instead of an error.
+    return bytes(_message(wire_type, value)).decode("utf-8", errors="replace")

@@ -1,0 +1,136 @@
+"""Rows to run: real inputs with their labels and stable row ids, from an `.npz` file.
+
+Nothing is unpickled: an array of Python objects is refused.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+
+_NAMED_AT_MOST = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """`inputs` (N, *shape); `labels`, `row_ids` int64 (N,); `logits` float32 (N, C) where they are known."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    row_ids: np.ndarray
+    logits: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def first(self, count: int) -> Rows:
+        """Return the first `count` rows."""
+        logits = None if self.logits is None else self.logits[:count]
+        return replace(
+            self,
+            inputs=self.inputs[:count],
+            labels=self.labels[:count],
+            row_ids=self.row_ids[:count],
+            logits=logits,
+        )
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Read an `.npz` with inputs, labels and row_ids. Raises DataError if it is damaged or incomplete."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return rows_from_npz(file, str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", remedy=_HOW_TO_WRITE) from error
+
+
+def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False) -> Rows:
+    """Read rows from an open `.npz`; `origin` is what error messages call it. Raises DataError."""
+    names = ("inputs", "labels", "row_ids", "logits") if with_logits else ("inputs", "labels", "row_ids")
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(
+                f"{origin}: one array, expected an .npz with {', '.join(names)}", remedy=_HOW_TO_WRITE
+            )
+        with archive:
+            arrays = {name: archive[name] for name in names if name in archive.files}
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
+        raise DataError(f"{origin}: not a whole .npz file ({error})", remedy=_HOW_TO_WRITE) from error
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise DataError(f"{origin}: {', '.join(missing)} missing", remedy=_HOW_TO_WRITE)
+    return Rows(arrays["inputs"], arrays["labels"], arrays["row_ids"], arrays.get("logits"))
+
+
+def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:
+    """Raise DataError, naming the row ids at fault, unless `rows` fit the model of `bundle`."""
+    spec = bundle.input
+    count = len(rows.inputs) if rows.inputs.ndim else 0
+    _check_array(f"{origin}: inputs", rows.inputs, spec.dtype, ("N", *spec.shape))
+    if count == 0:
+        raise DataError(f"{origin}: no rows, expected at least one")
+    _check_array(f"{origin}: labels", rows.labels, "int64", (count,))
+    _check_array(f"{origin}: row_ids", rows.row_ids, "int64", (count,))
+    outside = (rows.labels < 0) | (rows.labels >= bundle.classes)
+    if outside.any():
+        raise DataError(
+            f"{origin}: labels outside 0 to {bundle.classes - 1} at row ids {named(rows.row_ids[outside])}",
+            remedy=f"Labels are indices into the bundle's class names ({bundle.classes} of them).",
+        )
+    ids, counts = np.unique(rows.row_ids, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(f"{origin}: row ids that occur more than once: {named(ids[counts > 1])}")
+    if rows.logits is not None:
+        _check_array(f"{origin}: logits", rows.logits, "float32", (count, bundle.classes))
+        wrong = ~np.isfinite(rows.logits).all(axis=1)
+        if wrong.any():
+            raise DataError(f"{origin}: logits that are not finite at row ids {named(rows.row_ids[wrong])}")
+    if rows.inputs.dtype.kind == "f":
+        wrong = ~np.isfinite(rows.inputs).reshape(count, -1).all(axis=1)
+        if wrong.any():
+            raise DataError(f"{origin}: inputs that are not finite at row ids {named(rows.row_ids[wrong])}")
+
+
+def named(row_ids: Iterable[int] | np.ndarray) -> str:
+    """Write row ids for a message: the first ten, then how many more."""
+    ids = [int(each) for each in row_ids]
+    more = f" and {len(ids) - _NAMED_AT_MOST} more" if len(ids) > _NAMED_AT_MOST else ""
+    return ", ".join(map(str, ids[:_NAMED_AT_MOST])) + more
+
+
+def _check_array(what: str, array: np.ndarray, dtype: str, shape: tuple[int | str, ...]) -> None:
+    """`"N"` in `shape` stands for any length."""
+    fits = array.ndim == len(shape) and all(
+        want in ("N", came) for want, came in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise DataError(f"{what} has shape {list(array.shape)}, expected [{', '.join(map(str, shape))}]")
+    if array.dtype != np.dtype(dtype):
+        raise DataError(f"{what} has dtype {array.dtype}, expected {dtype}")
+
+
+_HOW_TO_WRITE = (
+    "Write the rows with numpy.savez(path, inputs=..., labels=..., row_ids=...): "
+    "inputs (N, ...) as the model takes them, labels and row_ids int64 (N,)."
+)

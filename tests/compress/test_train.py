@@ -1,0 +1,258 @@
+"""The training loop: resumes to the bit, refuses NaN, leaves the teacher alone, reports what it minimised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from compress.checkpoint import newest_checkpoint
+from compress.datasets import Dataset, Split
+from compress.objectives import Heads
+from compress.plan import StagePlan
+from compress.recipe import StageSpec, TrainSpec
+from compress.rows import epoch_order, steps_per_epoch
+from compress.train import Progress, Teacher, Trained, Trainer, frozen
+from export.graph import InputSignature, Normalization
+from runtime.errors import TrainingError
+
+CLASSES, SUBCLASSES = 3, 2
+
+
+class Interrupted(Exception):
+    pass
+
+
+def dataset(rows: int = 70) -> Dataset:
+    rng = np.random.default_rng(0)
+
+    def split(count: int, first_id: int) -> Split:
+        labels = rng.integers(0, CLASSES, count)
+        images = rng.integers(0, 100, (count, 8, 8, 1)) + 50 * labels[:, None, None, None]
+        return Split(images.astype(np.uint8), labels, None, np.arange(first_id, first_id + count))
+
+    scaling = Normalization(1 / 255, (0.4,), (0.3,))
+    return Dataset(
+        "random",
+        ("a", "b", "c"),
+        None,
+        InputSignature((8, 8, 1)),
+        scaling,
+        "0",
+        split(rows, 1000),
+        split(30, 0),
+        split(30, 0),
+    )
+
+
+def stage(*, teacher: bool = False, augment: tuple[Any, ...] = (), seed: int = 0, **train: Any) -> StagePlan:
+    spec = StageSpec.model_validate(
+        {
+            "model": {"small_cnn": {"widths": (4, 8)}},
+            "subclasses": SUBCLASSES,
+            "objective": ({"kl": {"weight": 0.5}}, "ce")
+            if teacher
+            else ("ce", {"subclass_auxiliary": {"weight": 0.1}}),
+        }
+    )
+    settings = TrainSpec.model_validate(
+        {"epochs": 4, "batch_size": 16, "optimizer": {"adam": {"lr": 0.01}}, **train}
+    )
+    heads = Heads(CLASSES, SUBCLASSES, SUBCLASSES if teacher else None)
+    return StagePlan(
+        name="stage", key="key", seed=seed, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8), augment=augment,
+        teacher="teacher" if teacher else None, init_from=None, parameters=0, expect=None, resolved={},
+    )  # fmt: skip
+
+
+def a_teacher() -> Teacher:
+    torch.manual_seed(5)
+    return frozen(stage().build_model(), SUBCLASSES)
+
+
+def train(
+    plan: StagePlan,
+    folder: Path,
+    *,
+    notify: Callable[[Progress | str], None] = lambda event: None,
+    teacher: Teacher | None = None,
+) -> Trained:
+    trainer = Trainer(
+        plan,
+        dataset(),
+        teacher,
+        initial=None,
+        device=torch.device("cpu"),
+        folder=folder,
+        notify=notify,
+        checkpoint_every_s=0.0,
+    )
+    return trainer.run()
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the process "die" in the middle of the step after `steps` of them."""
+    taken = 0
+    original = Trainer._step
+
+    def counted(self: Trainer, index: torch.Tensor, epoch: float) -> torch.Tensor:
+        nonlocal taken
+        if taken == steps:
+            raise Interrupted
+        taken += 1
+        return original(self, index, epoch)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+
+
+def equal_weights(a: Trained, b: Trained) -> bool:
+    first, second = a.model.state_dict(), b.model.state_dict()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+AUGMENT = {"source": "digits", "augment": ({"crop": {"padding": 1}}, "flip")}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 12])
+@pytest.mark.parametrize("kind", ["plain", "taught", "augmented", "best"])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int
+) -> None:
+    from compress.datasets import DataSpec
+
+    augment = DataSpec.model_validate(AUGMENT).augment if kind == "augmented" else ()
+    plan = stage(teacher=kind == "taught", augment=augment, select="best" if kind == "best" else "last")
+    teacher = a_teacher() if kind == "taught" else None
+    whole = train(plan, tmp_path / "whole", teacher=teacher)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, steps)
+        train(plan, tmp_path / "cut", teacher=teacher)
+    resumed = train(plan, tmp_path / "cut", teacher=teacher)
+    assert resumed.resumed_at_step == steps
+    assert equal_weights(whole, resumed)
+    untimed = [
+        [{**record, "seconds": 0, "images_per_s": 0} for record in run.records] for run in (whole, resumed)
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    first, again = train(stage(), tmp_path / "a"), train(stage(), tmp_path / "b")
+    other = train(stage(seed=1), tmp_path / "c")
+    assert equal_weights(first, again)
+    assert not equal_weights(first, other)
+
+
+def test_training_learns_what_can_be_learned(tmp_path: Path) -> None:
+    trained = train(stage(epochs=30), tmp_path)
+    assert trained.records[-1]["validation_accuracy"] > 0.9
+    assert trained.records[-1]["losses"]["ce"] < trained.records[0]["losses"]["ce"] / 2
+
+
+def test_the_recorded_loss_is_the_mean_over_rows(tmp_path: Path) -> None:
+    """One batch an epoch: the first record is the objective of the untouched model on all rows."""
+    plan = stage(epochs=1, batch_size=70)
+    trainer = Trainer(
+        plan,
+        dataset(),
+        None,
+        initial=None,
+        device=torch.device("cpu"),
+        folder=tmp_path,
+        notify=lambda event: None,
+        checkpoint_every_s=1e9,
+    )
+    order = epoch_order(70, seed=0, epoch=0, device=torch.device("cpu"))
+    inputs, labels = trainer.train_rows.gather(order)
+    expected = trainer.objective(trainer.model.train()(trainer.preprocess(inputs)), None, labels)
+    record = train(plan, tmp_path / "run").records[0]
+    assert record["losses"]["total"] == pytest.approx(float(expected.total), rel=1e-5)
+    assert record["losses"]["ce"] == pytest.approx(float(expected.terms[0]), rel=1e-5)
+    assert record["losses"]["total"] == pytest.approx(
+        record["losses"]["ce"] + 0.1 * record["losses"]["subclass_auxiliary"], rel=1e-5
+    )
+
+
+def test_a_diverging_run_stops_with_the_rows_and_keeps_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Trainer._step
+    calls = 0
+
+    def poisoned(self: Trainer, index: torch.Tensor, epoch: float) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        losses = original(self, index, epoch)
+        return losses * float("nan") if calls == 8 else losses
+
+    monkeypatch.setattr(Trainer, "_step", poisoned)
+    with pytest.raises(TrainingError, match="not finite in epoch 2, step 3") as caught:
+        train(stage(), tmp_path)
+    record = json.loads((tmp_path / "diverged.json").read_text())
+    expected = epoch_order(70, seed=0, epoch=1, device=torch.device("cpu"))[32:48] + 1000
+    assert record["row_ids"] == expected.tolist()
+    assert "clip_norm" in caught.value.remedy
+    checkpoint, damaged = newest_checkpoint(tmp_path / "checkpoint", key="key")
+    assert checkpoint is not None
+    assert checkpoint.step == 7
+    assert not damaged
+
+
+def test_a_learning_rate_that_explodes_is_caught(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        train(stage(epochs=50, optimizer={"sgd": {"lr": 1e30}}), tmp_path)
+
+
+def test_the_teacher_is_left_as_it_was(tmp_path: Path) -> None:
+    teacher = a_teacher()
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    train(stage(teacher=True, augment=()), tmp_path, teacher=teacher)
+    assert all(torch.equal(before[name], value) for name, value in teacher.model.state_dict().items())
+    assert not teacher.model.training
+
+
+def test_best_takes_the_epoch_with_the_best_validation_accuracy(tmp_path: Path) -> None:
+    trained = train(stage(select="best", epochs=8), tmp_path)
+    accuracies = [record["validation_accuracy"] for record in trained.records]
+    assert trained.epoch == accuracies.index(max(accuracies)) + 1
+
+
+def test_the_log_has_one_line_an_epoch(tmp_path: Path) -> None:
+    trained = train(stage(), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert lines == [{"stage": "stage", **record} for record in trained.records]
+
+
+def test_the_caller_keeps_its_threads_and_gets_progress(tmp_path: Path) -> None:
+    events: list[Progress | str] = []
+    train(stage(), tmp_path, notify=events.append)
+    ended = [event for event in events if isinstance(event, Progress) and event.epoch_ended]
+    assert [event.epoch for event in ended] == [1, 2, 3, 4]
+    assert ended[-1].fraction == 1.0
+    assert set(ended[0].losses) == {"total", "ce", "subclass_auxiliary"}
+
+
+def test_batches_that_cannot_be_filled_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="70 training rows make no batch of 100"):
+        train(stage(batch_size=100, drop_last=True), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "drop_last", "steps"),
+    [(70, 16, False, 5), (70, 16, True, 4), (64, 16, False, 4), (3, 16, False, 1)],
+)
+def test_steps_per_epoch(rows: int, batch: int, drop_last: bool, steps: int) -> None:
+    assert steps_per_epoch(rows, batch, drop_last) == steps
+
+
+def test_every_epoch_visits_every_row_once_in_another_order() -> None:
+    orders = [epoch_order(50, seed=3, epoch=epoch, device=torch.device("cpu")) for epoch in range(3)]
+    assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[2], epoch_order(50, seed=3, epoch=2, device=torch.device("cpu")))
