@@ -34,7 +34,8 @@ def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, key: str
 ) -> None:
     """Write one checkpoint and drop all but the newest `KEPT`."""
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # Cloned, because safetensors refuses tensors that share memory (tied weights, views).
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     write_atomically(folder / f"{step:010d}.safetensors", data)
     record = {
         "format_version": FORMAT_VERSION,

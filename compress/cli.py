@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -73,6 +74,9 @@ def main(debug: bool) -> None:
     Start here:
       edgefold run quickstart
     """
+    # torch's OpenMP threads spin while they wait, which on a machine with other work takes the cores from those they
+    # wait for (a small network's step took 10 to 30 times as long on two busy cores). Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 runs_option = click.option(

@@ -64,8 +64,8 @@ class OneOf:
             )
             raise PydanticCustomError(
                 "one_kind",
-                "expected one {noun}, written `kind` or `kind: {{options}}`; came {came}",
-                {"noun": self.noun, "came": came},
+                "expected one {noun}, written `kind` or `{form}`; came {came}",
+                {"noun": self.noun, "form": "kind: {options}", "came": came},
             )
         ((kind, options),) = value.items()
         if kind not in self.table:

@@ -71,6 +71,11 @@ def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
     if measured:
         caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency."
         plots.append(Plot("Accuracy against latency", figures.accuracy_against_latency(measured), caption))
+    benches = {file.name.split(".")[1]: read_json(file) for file in sorted(run.folder.glob("bench.*.json"))}
+    samples = {name: decode_samples(bench["samples"]) / 1e6 for name, bench in benches.items() if bench}
+    if samples:
+        caption = "Every timed call, none left out; the long tail is the machine's as much as the model's."
+        plots.append(Plot("Latency", figures.latency_histogram(samples), caption))
     logs = {name: artifact.log() for name, artifact in run.artifacts.items()}
     plots.append(
         Plot(
@@ -79,11 +84,6 @@ def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
             "Each stage's own objective: losses of different terms are not comparable.",
         )
     )
-    benches = {file.name.split(".")[1]: read_json(file) for file in sorted(run.folder.glob("bench.*.json"))}
-    samples = {name: decode_samples(bench["samples"]) / 1e6 for name, bench in benches.items() if bench}
-    if samples:
-        caption = "Every timed call, none left out; the long tail is the machine's as much as the model's."
-        plots.append(Plot("Latency", figures.latency_histogram(samples), caption))
     plots += [_confusion_plot(run, name) for name in sorted(benches)]
     return plots
 

@@ -251,7 +251,7 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         table.add_row(
             form["format"],
             f"{form['rows']:,}",
-            f"{comparison['max_error_over_std']:.2e}",
+            "not finite" if comparison["max_error_over_std"] is None else f"{comparison['max_error_over_std']:.2e}",
             f"{gate['max_error_over_std']:.0e}",
             f"{100 * comparison['top1_agreement']:.2f} %",
             f"{100 * gate['top1_agreement']:.0f} %",

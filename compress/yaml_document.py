@@ -18,6 +18,9 @@ MAX_DEPTH = 24
 MAX_NODES = 20_000
 MAX_DIGITS = 30
 
+_BEYOND_UNICODE = re.compile(r"\\U(?!000|0010)")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 Path = tuple[str | int, ...]
 
 
@@ -65,23 +68,36 @@ for _tag, _pattern, _first in (
 
 def read_document(text: str) -> Document:
     """Parse `text`; whatever is wrong is in `problems`, and the value holds what could be read all the same."""
-    size = len(text.encode())
+    size = len(text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
         return _failed(1, f"the file has {size:,} bytes, more than the {MAX_BYTES:,} a recipe may have")
     try:
         if problem := _over_a_bound(text):
             return Document(None, {}, (problem,))
         root = yaml.compose(text, Loader=_Scalars)
-    except yaml.YAMLError as error:
-        mark: Any = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        return _failed(mark.line + 1 if mark else 1, f"not valid YAML: {what}")
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        return _failed(*_syntax_error(error, text))
     if root is None:
         return _failed(1, "the file is empty")
     lines: dict[Path, int] = {}
     problems: list[Problem] = []
     value = _value(root, (), lines, problems)
     return Document(value, lines, tuple(problems))
+
+
+def _syntax_error(error: Exception, text: str) -> tuple[int, str]:
+    """Return (line, message) for what PyYAML raised."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        return mark.line + 1 if mark else 1, f"not valid YAML: {what}"
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return line, f"not valid YAML: character U+{ord(text[error.position]):04X} may not stand in it"
+    # PyYAML hands an escape beyond Unicode to chr() as it is, and that error knows no line.
+    escape = _BEYOND_UNICODE.search(text)
+    line = text.count("\n", 0, escape.start()) + 1 if escape else 1
+    return line, "not valid YAML: an escape in quoted text names no character"
 
 
 def _failed(line: int, message: str) -> Document:
@@ -102,6 +118,12 @@ def _over_a_bound(text: str) -> Problem | None:
             return Problem(
                 (), line, "anchors and aliases (& and *) are not used in recipes", "Write the value out."
             )
+        if getattr(event, "tag", None):
+            remedy = "Write text, numbers, lists and mappings only."
+            return Problem((), line, "tags (!) are not used in recipes", remedy)
+        if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value):
+            remedy = "Write the character itself."
+            return Problem((), line, "an escape in quoted text names half a character", remedy)
     return None
 
 
@@ -149,13 +171,5 @@ def _scalar(node: yaml.ScalarNode, path: Path, problems: list[Problem]) -> Any:
             return None
         case "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        case "str":
+        case _:
             return text
-        case other:
-            message = f"tag '{other}' is not plain data"
-            problems.append(
-                Problem(
-                    path, node.start_mark.line + 1, message, "Write text, numbers, lists and mappings only."
-                )
-            )
-            return None

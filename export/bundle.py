@@ -135,7 +135,7 @@ def _onnx_entry(model: ModelProto, size_bytes: int) -> dict[str, Any]:
 
 
 def _parsed_model(data: bytes, signature: InputSignature) -> ModelProto:
-    """Parse a serialised model. Raises ExportError where it is none, or takes another input than `signature`."""
+    """Parse a serialised model. Raises ExportError where it is none or takes another input."""
     try:
         model = load_model_from_string(data)
     except Exception as error:  # protobuf's own type, which differs between its implementations

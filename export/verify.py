@@ -121,7 +121,7 @@ def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport]:
     bundle = open_bundle(path)
     samples = bundle.samples()
     if samples.logits is None:
-        raise BundleError(f"{bundle.path}: {bundle.manifest.samples_file} has no expected logits")
+        raise BundleError(f"{bundle.path}: its samples have no expected logits")
     rows = (samples.inputs, samples.logits, samples.labels)
     return [
         verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads) for format in bundle.formats

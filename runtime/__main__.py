@@ -211,7 +211,7 @@ def _add_verb(
 ) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         function.__name__,
-        help=sentence,
+        help=sentence.replace("%", "%%"),  # argparse formats it, but not the description
         description=sentence,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

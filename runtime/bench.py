@@ -197,6 +197,9 @@ def _notes(
     cores = usable_cores(environment)
     if cores is not None and threads > cores:
         notes.append(f"{threads} threads share {cores:g} cores")
+    busy = before.load_average[0] if before.load_average else 0.0
+    if environment.logical_cores and busy > environment.logical_cores:
+        notes.append(f"the machine was busy: load average {busy:.1f} on {environment.logical_cores} cores")
     if batch not in bundle.batch_sizes:
         verified = ", ".join(map(str, bundle.batch_sizes))
         notes.append(f"batch {batch} was not verified at export (verified: {verified})")

@@ -42,7 +42,7 @@ class Bundle(Manifest):
 
     @property
     def checksum(self) -> str:
-        """sha256 of the checksum list as it was when the bundle was opened: one name for all of its content."""
+        """sha256 of the checksum list as it was when the bundle was opened: one name for its content."""
         return sha256_of_bytes(_checksum_lines(self.checksums).encode())
 
     def format(self, name: str) -> FormatFile:

@@ -49,7 +49,9 @@ class Drift:
     @property
     def change(self) -> float:
         """Relative change from the first to the last tenth; 0.05 is 5 % slower."""
-        return self.last_tenth_ns / self.first_tenth_ns - 1 if self.first_tenth_ns else 0.0
+        if self.first_tenth_ns == 0:
+            return 0.0
+        return (self.last_tenth_ns - self.first_tenth_ns) / self.first_tenth_ns
 
     @property
     def unstable(self) -> bool:

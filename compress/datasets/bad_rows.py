@@ -41,7 +41,7 @@ def usable_rows(source: str, splits: Mapping[str, StoredRows], allowed: int) -> 
         budget = f", {allowed} allowed" if allowed else ""
         raise DataError(
             f"{source}: {count:,} unusable row(s){budget}: {report}",
-            remedy=f"Mend or remove these rows, or drop them: `bad_rows: {{skip_at_most: {count}}}` below `data:`.",
+            remedy=f"Mend or remove these rows, or drop them with `bad_rows: {{skip_at_most: {count}}}`.",
         )
     if count:
         log.warning("%s: dropped %d unusable row(s), %d allowed: %s", source, count, allowed, report)

@@ -35,7 +35,7 @@ def cache_key(file_hashes: Sequence[str], options: ImageOptions, shape: Shape, *
 def cached_images(
     cache: Path | None, key: str, rows: int, shape: Shape, decode: Callable[[], Images]
 ) -> Images:
-    """Return the images that `cache` holds under `key`, memory-mapped, else those of `decode()`, and keep them.
+    """Return the images that `cache` holds under `key`, memory-mapped, else those of `decode()`, kept.
 
     What lies in the cache is checked (checksum, dtype, shape); a damaged entry is built again with a logged
     warning.

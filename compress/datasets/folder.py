@@ -31,9 +31,9 @@ SPLITS = ("train", "validation", "test")
 class Folder(ImageOptions):
     """A folder of image files, one directory a class.
 
-    `<path>/train/<class>/*.png`, or `<path>/<class>/*.png`. path: relative to the data root where one is named. validation/ and test/ beside train/ are optional;
-    without test/ a fixed stratified fifth is test. Class and file names are sorted; a row id is an image's
-    place in that order.
+    path: holds `train/<class>/*.png`, with validation/ and test/ optional beside train/, or `<class>/*.png`;
+    relative to the data root where one is named. Without test/ a fixed stratified fifth is test. Class and
+    file names are sorted; a row id is an image's place in that order.
     """
 
     kind = "folder"
@@ -83,7 +83,8 @@ class Folder(ImageOptions):
 
     def _rows(self, tree: ClassTree, split: str, shape: Shape, cache: Path | None) -> StoredRows:
         files = tree.files[split]
-        labels = np.array([tree.class_names.index(file.parent.name) for file in files], dtype=np.int64)
+        classes = {name: index for index, name in enumerate(tree.class_names)}
+        labels = np.array([classes[file.parent.name] for file in files], dtype=np.int64)
         key = cache_key(
             tree.hashes[split], self, shape, names="\n".join(f"{f.parent.name}/{f.name}" for f in files)
         )
@@ -119,7 +120,7 @@ class ClassTree:
             for unknown in sorted({image.parent.name for image in images} - set(classes)):
                 near = get_close_matches(unknown, classes, n=1, cutoff=0.5)
                 raise DataError(
-                    f"{self.folder / split}: no class '{unknown}' in train, which has {', '.join(classes[:20])}",
+                    f"{self.folder / split}: train has no class '{unknown}', only {', '.join(classes[:20])}",
                     remedy=f"Did you mean '{near[0]}'?" if near else "Add it to train, or remove it.",
                 )
         return files

@@ -99,8 +99,8 @@ class NamedSet(Spec):
         height, width, channels = self.shape
         form = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
         columns = (
-            f"Columns: 'image' (struct with the field bytes, or binary: PNG, JPEG or WebP of {form}) and 'label' "
-            f"(whole number, 0 to {len(self.class_names) - 1}).\n"
+            f"Columns: 'image' (struct with the field bytes, or binary: PNG, JPEG or WebP of {form}) "
+            f"and 'label' (whole number, 0 to {len(self.class_names) - 1}).\n"
             f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
         )
         return "\n".join([*files, columns])

@@ -211,5 +211,5 @@ def _damage_named(path: Path) -> Iterator[None]:
         size = path.stat().st_size if path.exists() else 0
         raise DataError(
             f"{path} ({size:,} bytes) is not a whole parquet file: {str(error).splitlines()[0]}",
-            remedy="It may be truncated or still downloading: copy it again, and compare its size with the source's.",
+            remedy="It may be truncated or still downloading: copy it again and compare the sizes.",
         ) from error

@@ -69,7 +69,7 @@ class ParquetFolder:
         )
 
     def read(self, cache: Path | None, allowed_bad_rows: int) -> dict[str, Split]:
-        """Return train and test, and validation where it is stored. Without test files a fifth of train is test."""
+        """Return train and test, and validation where it is stored. Without test, a fifth of train."""
         shape = self.image_shape()
         stored = {split: self._rows(shards, shape, cache) for split, shards in self.shards.items()}
         return with_test(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import numpy as np
@@ -12,26 +13,28 @@ from typing_extensions import Self
 from compress.datasets.base import Int64Array
 from compress.kinds import Spec
 
+# More classes than any data set here; bounds the work that one number in a recipe can cause.
+CLASSES = 65_536
 # A joined name longer than this is written with a count instead.
 NAME_LENGTH = 48
 
-Index = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0, lt=CLASSES)]
 Group = Annotated[tuple[Index, ...], Field(min_length=1)]
 
 
 class Relabel(Spec):
-    """Which stored classes make each class of the view: `groups`, or label modulo `modulo`; one of the two."""
+    """Which stored classes make each class of the view: `groups`, or label modulo `modulo`; one of them."""
 
     groups: Annotated[tuple[Group, ...], Field(min_length=2)] | None = None
-    modulo: Annotated[int, Field(ge=2)] | None = None
+    modulo: Annotated[int, Field(ge=2, le=CLASSES)] | None = None
 
     @field_validator("groups")
     @classmethod
     def _disjoint_and_without_gaps(cls, groups: tuple[Group, ...] | None) -> tuple[Group, ...] | None:
         if groups is None:
             return None
-        members = [index for group in groups for index in group]
-        if repeated := sorted({index for index in members if members.count(index) > 1}):
+        members = Counter(index for group in groups for index in group)
+        if repeated := sorted(index for index, times in members.items() if times > 1):
             raise _problem("{classes} in more than one place; expected each class in one group", repeated)
         # The largest index exists, so every smaller one does: a gap is wrong whatever the data.
         if missing := sorted(set(range(max(members))) - set(members)):

@@ -17,7 +17,7 @@ def find_root(argument: str | Path | None, in_recipe: str | None) -> Path | None
 
 
 def locate(path: str, root: Path | None) -> Path:
-    """Return the folder `path` of a recipe, relative to the root where one is named, else to the working folder."""
+    """Return the folder that a recipe calls `path`: below the root if one is named, else the working folder."""
     return (root or Path()) / Path(path).expanduser()
 
 
@@ -30,7 +30,7 @@ def missing(noun: str, folder: Path | str, problem: str, layout: str, *, named_b
     remedy = f"Put these files there:\n{layout}"
     if named_by_root:
         remedy += (
-            f"\nName the folder that holds '{Path(folder).name}' in one of three ways: --data-root DIR on the "
-            f"command line,\n`data: {{root: DIR}}` in the recipe, or the environment variable {ENVIRONMENT}=DIR."
+            f"\nName the folder that holds '{Path(folder).name}' in one of three ways: --data-root DIR,\n"
+            f"`data: {{root: DIR}}` in the recipe, or the environment variable {ENVIRONMENT}=DIR."
         )
     return DataError(f"{noun}: {problem} ({folder})", remedy=remedy)

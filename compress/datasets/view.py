@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +37,8 @@ def describe(spec: DataSpec, data_root: str | Path | None = None) -> Declaration
     rows are those stored; unusable rows are found only when the data is loaded. Raises DataError for data
     that is missing or damaged, RecipeError where the recipe does not fit it.
     """
-    stored = spec.source.inspect(find_root(data_root, spec.root))
+    with _unreadable_named():
+        stored = spec.source.inspect(find_root(data_root, spec.root))
     assert stored.class_names is not None  # what inspect() is for
     assert stored.signature is not None
     _check_fit(spec, stored.class_names, stored.signature)
@@ -47,7 +50,8 @@ def fingerprint(spec: DataSpec, data_root: str | Path | None = None) -> str:
 
     Raises DataError when the data is not where it should be.
     """
-    return spec.source.fingerprint(find_root(data_root, spec.root))
+    with _unreadable_named():
+        return spec.source.fingerprint(find_root(data_root, spec.root))
 
 
 def load(
@@ -59,11 +63,12 @@ def load(
     EDGEFOLD_DATA. cache: folder for decoded images, None for none. Raises DataError for data that is missing,
     damaged or has more bad rows than allowed, RecipeError where the recipe does not fit the data.
     """
-    stored = spec.source.read(
-        find_root(data_root, spec.root),
-        cache=None if cache is None else Path(cache),
-        allowed_bad_rows=spec.allowed_bad_rows,
-    )
+    with _unreadable_named():
+        stored = spec.source.read(
+            find_root(data_root, spec.root),
+            cache=None if cache is None else Path(cache),
+            allowed_bad_rows=spec.allowed_bad_rows,
+        )
     H, W, channels = stored.splits["train"].inputs.shape[1:]
     signature = InputSignature(shape=(H, W, channels))
     _check_fit(spec, stored.class_names, signature)
@@ -83,12 +88,20 @@ def load(
     )
 
 
+@contextlib.contextmanager
+def _unreadable_named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # no permission, a broken link, a disk error: the message names the file
+        raise DataError(f"data cannot be read: {error}") from error
+
+
 def _train_and_validation(spec: DataSpec, stored: Stored, seed: int) -> tuple[Split, Split]:
     train = _relabelled(spec, stored, "train")
     if spec.train_rows is not None:
         if spec.train_rows > len(train):
             raise RecipeError(
-                f"data.train_rows is {spec.train_rows:,}, but {stored.name} has {len(train):,} usable training rows",
+                f"data.train_rows is {spec.train_rows:,}, but train of {stored.name} has {len(train):,} rows",
                 remedy="Leave it out to use all of them.",
             )
         train = train.take(slice(spec.train_rows))
@@ -160,7 +173,7 @@ def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSig
         raise RecipeError(f"data.relabel: {problem}", remedy=f"The classes are {_numbered(class_names)}.")
     if isinstance(spec.normalize, ChannelStatistics) and len(spec.normalize.mean) != signature.channels:
         raise RecipeError(
-            f"data.normalize has {len(spec.normalize.mean)} channel(s), but the images have {signature.channels}",
+            f"data.normalize has {len(spec.normalize.mean)} channel(s), the images have {signature.channels}",
             remedy="Give one mean and one std a channel.",
         )
     if problem := augment_problem(spec.augment, signature.height, signature.width):

@@ -20,7 +20,7 @@ Rescale = Literal["tau2", "max", "none"]
 # Softened logits differ by about 1/tau, and the divergence by 1/tau²: float32 keeps four digits of it up to about here,
 FLOAT32_TAU = 16.0
 # float64 up to about here, and beyond that the limit is exact to better than 1e-5 of itself.
-FLOAT64_TAU = 1e6
+FLOAT64_TAU = 1e7
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -53,8 +53,21 @@ def kl_divergence(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale
         student, teacher = student.double(), teacher.double()
     log_p = F.log_softmax(teacher / tau, dim=1)
     log_q = F.log_softmax(student / tau, dim=1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(1).mean()
-    return (_factor(tau, rescale) * divergence).to(result_type)
+    return (_factor(tau, rescale) * _divergence(log_p, log_q).mean()).to(result_type)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p ‖ q) (N,) of log probabilities (N, K), as the sum of p log(p/q) + q - p.
+
+    The added q - p sums to zero over K and makes every share non-negative. Without it the shares of nearly
+    equal distributions cancel to noise of either sign, far larger than the divergence itself.
+    """
+    ratio = log_p - log_q  # (N, K)
+    p, q = log_p.exp(), log_q.exp()
+    near = ratio.abs() < 1
+    # expm1 may overflow for the others, and would then spoil the gradient even where it is not taken.
+    small = torch.where(near, ratio, 0.0)
+    return torch.where(near, p * (small + torch.expm1(-small)), p * ratio + (q - p)).sum(1)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale = "tau2") -> Tensor:
@@ -112,7 +125,9 @@ def intra_subclass(
 
 
 def _factor(tau: float, rescale: Rescale) -> float:
-    return {"tau2": tau**2, "max": max(tau, tau**2), "none": 1.0}[rescale]
+    if rescale == "none":
+        return 1.0  # Before tau², which overflows at temperatures that are fine without it.
+    return tau**2 if rescale == "tau2" else max(tau, tau**2)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -129,6 +129,8 @@ def test_anything_but_one_kind_is_refused(written: Any, came: str) -> None:
         ({"circle": {"raduis": 1.0}}, ("shape", "circle", "raduis"), "extra_forbidden"),
         ({"circle": {"sides": 1.5}}, ("shape", "circle", "sides"), "int_type"),
         ({"circle": 5}, ("shape", "circle"), "model_type"),
+        ({"circle": False}, ("shape", "circle"), "model_type"),
+        ({"circle": ()}, ("shape", "circle"), "model_type"),
         (
             {"polygon": {"corners": ((0.0, 1.0), (0.0, "1"))}},
             ("shape", "polygon", "corners", 1, 1),

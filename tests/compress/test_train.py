@@ -169,7 +169,8 @@ def test_the_recorded_loss_is_the_mean_over_rows(tmp_path: Path) -> None:
     )
     order = epoch_order(70, seed=0, epoch=0, device=torch.device("cpu"))
     inputs, labels = trainer.train_rows.gather(order)
-    expected = trainer.objective(trainer.model.train()(trainer.preprocess(inputs)), None, labels)
+    with torch.no_grad():
+        expected = trainer.objective(trainer.model.train()(trainer.preprocess(inputs)), None, labels)
     record = train(plan, tmp_path / "run").records[0]
     assert record["losses"]["total"] == pytest.approx(float(expected.total), rel=1e-5)
     assert record["losses"]["ce"] == pytest.approx(float(expected.terms[0]), rel=1e-5)

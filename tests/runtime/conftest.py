@@ -29,7 +29,7 @@ def weights():
 def build_model(weights):
     """Return a function that makes the ONNX model; its keywords bend it."""
 
-    def build(*, opset: int = 20, ir_version: int = 10, batch: Any = "N", outputs=("logits",)) -> onnx.ModelProto:
+    def build(*, opset=20, ir_version=10, batch: Any = "N", outputs=("logits",)) -> onnx.ModelProto:
         weight, bias = weights
         nodes = [
             helper.make_node("Cast", ["input"], ["cast"], to=TensorProto.FLOAT),
@@ -66,7 +66,7 @@ def samples(weights):
 
 @pytest.fixture(scope="session")
 def write_bundle(build_model, samples):
-    """Return `write(folder, model=..., arrays=..., **manifest keys)`, which writes a bundle and its checksums."""
+    """Return `write(folder, model=, arrays=, **manifest keys)`, which writes a bundle with its checksums."""
 
     def write(
         folder: Path,

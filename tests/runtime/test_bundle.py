@@ -36,7 +36,12 @@ def test_open_reads_every_field(bundle, bundle_folder, samples):
 
 def test_checksums_are_those_of_sha256sum(bundle_folder, bundle):
     lines = (bundle_folder / CHECKSUMS).read_text().splitlines()
-    assert [line.split("  ")[1] for line in lines] == ["labels.txt", "manifest.json", "model.onnx", "samples.npz"]
+    assert [line.split("  ")[1] for line in lines] == [
+        "labels.txt",
+        "manifest.json",
+        "model.onnx",
+        "samples.npz",
+    ]
     digest = hashlib.sha256((bundle_folder / "labels.txt").read_bytes()).hexdigest()
     assert lines[0] == f"{digest}  labels.txt"
     whole = hashlib.sha256((bundle_folder / CHECKSUMS).read_bytes()).hexdigest()
@@ -102,7 +107,8 @@ def test_file_altered_after_opening_is_found(bundle):
 
 
 @pytest.mark.parametrize(
-    "path", ["../secret", "/etc/passwd", "a/../../secret", "..\\secret", "C:secret", "./labels.txt", "a//b", ""]
+    "path",
+    ["../secret", "/etc/passwd", "a/../../secret", "..\\secret", "C:secret", "./labels.txt", "a//b", ""],
 )
 def test_path_escape_is_refused_in_list_and_manifest(bundle_folder, path, tmp_path):
     (tmp_path / "secret").write_text("s")
@@ -151,7 +157,7 @@ def test_file_the_manifest_names_must_be_in_the_list(bundle_folder):
 def test_file_listed_twice_is_refused(bundle_folder):
     path = bundle_folder / CHECKSUMS
     path.write_text(path.read_text() + path.read_text().splitlines(True)[0])
-    with pytest.raises(BundleError, match="line 5.*listed twice"):
+    with pytest.raises(BundleError, match=r"line 5.*listed twice"):
         open_bundle(bundle_folder)
 
 
@@ -224,7 +230,7 @@ def test_damaged_samples_are_bundle_errors(write_bundle, tmp_path, samples):
     cases = {
         "labels missing": {name: array for name, array in samples.items() if name != "labels"},
         "logits missing": {name: array for name, array in samples.items() if name != "logits"},
-        "not finite at row ids 100": {**samples, "logits": np.where(np.arange(24)[:, None] == 0, np.nan, 1.0)},
+        "not finite at row ids 100, 101, .* and 14 more": {**samples, "logits": np.full((24, 3), np.nan)},
         "not a whole .npz": {**samples, "labels": np.array([object()] * 24)},
     }
     for index, (message, arrays) in enumerate(cases.items()):

