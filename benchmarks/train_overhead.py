@@ -147,9 +147,7 @@ def measure(rounds: int) -> list[dict[str, object]]:
         dataset = random_dataset(rows)
         stage = stage_plan(model, options, batch, with_teacher=model != "mnist_cnn")
         teacher = (
-            frozen(MODELS["mlp"]().build(input_shape=(1, 28, 28), outputs=10), SUBCLASSES)
-            if stage.teacher
-            else None
+            frozen(MODELS["mlp"]().build(input_shape=(1, 28, 28), outputs=10), SUBCLASSES) if stage.teacher else None
         )
         sides: dict[str, Callable[..., float]] = {"trainer": run_trainer, "bare": run_bare}
         times: dict[str, list[float]] = {side: [] for side in sides}
@@ -177,9 +175,7 @@ def measure(rounds: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()

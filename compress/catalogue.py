@@ -15,13 +15,8 @@ from compress.recipe import load_recipe
 def catalogue() -> dict[str, list[dict[str, str]]]:
     """Return name, summary and options of every objective, model, data set and shipped recipe."""
     tables: dict[str, dict[str, Any]] = {"objectives": OBJECTIVES, "models": MODELS, "datasets": SOURCES}
-    found = {
-        section: [_entry(kind, spec) for kind, spec in table.items()] for section, table in tables.items()
-    }
-    recipes = [
-        {"name": name, "summary": load_recipe(path)[0].description}
-        for name, path in shipped_recipes().items()
-    ]
+    found = {section: [_entry(kind, spec) for kind, spec in table.items()] for section, table in tables.items()}
+    recipes = [{"name": name, "summary": load_recipe(path)[0].description} for name, path in shipped_recipes().items()]
     return {**found, "recipes": recipes}
 
 

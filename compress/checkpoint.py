@@ -6,7 +6,6 @@ in this order: without its JSON a checkpoint does not exist.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,8 +45,9 @@ def save_checkpoint(
     write_json(folder / f"{step:010d}.json", record)
     for old in sorted(folder.glob("*.json"))[:-KEPT]:
         old.unlink()  # The JSON first: tensors without it are ignored.
-        with contextlib.suppress(FileNotFoundError):
-            old.with_suffix(".safetensors").unlink()
+    for file in folder.glob("*.safetensors"):
+        if not file.with_suffix(".json").exists():  # dropped above, or left by a process that was killed
+            file.unlink()
 
 
 def newest_checkpoint(folder: Path, *, key: str) -> tuple[Checkpoint | None, list[str]]:
@@ -100,6 +100,4 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")
-    }
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}

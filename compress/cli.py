@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runtime.errors import EdgefoldError, MissingExtraError, UsageError
+from runtime.errors import BundleError, EdgefoldError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from compress.plan import Plan
@@ -62,9 +62,7 @@ def _fail(error: EdgefoldError, debug: bool) -> None:
     sys.exit(error.exit_code)
 
 
-@click.group(
-    cls=EdgefoldGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=EdgefoldGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="edgefold")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
@@ -173,9 +171,7 @@ def verify(target: str, as_json: bool, **options: Any) -> None:
 
     outcome = run_plans(plans, settings, terminal.Narrator(), until="verify")
     parities = [
-        json.loads((run_folder(plan, settings) / "parity.json").read_text())
-        for plan in plans
-        if plan.recipe.export
+        json.loads((run_folder(plan, settings) / "parity.json").read_text()) for plan in plans if plan.recipe.export
     ]
     if not parities:
         raise UsageError(f"recipe {target} exports nothing", "Add `export: {stage: ...}` to it.")
@@ -185,9 +181,7 @@ def verify(target: str, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("target")
-@click.option(
-    "--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats."
-)
+@click.option("--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
@@ -212,9 +206,7 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
 
 @main.command()
 @click.argument("target")
-@click.option(
-    "--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats."
-)
+@click.option("--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -225,9 +217,7 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
 @runs_option
 @json_option
-def accuracy(
-    target: str, runs: Path, as_json: bool, output: Path | None, data: Path | None, **options: Any
-) -> None:
+def accuracy(target: str, runs: Path, as_json: bool, output: Path | None, data: Path | None, **options: Any) -> None:
     """Measure the accuracy of a bundle with the engine that a device runs.
 
     TARGET is a bundle folder or a recipe that was run.
@@ -325,9 +315,7 @@ def list_(what: str | None, as_json: bool) -> None:
     from compress import terminal
     from compress.catalogue import catalogue
 
-    terminal.print_catalogue(
-        {name: rows for name, rows in catalogue().items() if what in (None, name)}, as_json
-    )
+    terminal.print_catalogue({name: rows for name, rows in catalogue().items() if what in (None, name)}, as_json)
 
 
 @main.command()
@@ -383,19 +371,17 @@ def _bundle_of(target: str, runs: Path) -> Path:
     """Return the bundle folder of a bundle path or of a recipe that was run."""
     if Path(target).is_dir():
         return Path(target)
+    if Path(target).name == "bundle":
+        raise BundleError(f"{target}: no such folder", "Name a bundle folder, or a recipe that was run.")
     from compress.library import find_recipe
     from compress.variants import load_variants
 
     recipe = load_variants(find_recipe(target))[0].recipe
     found = sorted(manifest.parent for manifest in (runs / recipe.name).rglob("bundle/manifest.json"))
     if not found:
-        raise UsageError(
-            f"recipe {recipe.name} has no bundle below {runs}", f"Run `edgefold run {target}` first."
-        )
+        raise UsageError(f"recipe {recipe.name} has no bundle below {runs}", f"Run `edgefold run {target}` first.")
     if len(found) > 1:
-        raise UsageError(
-            f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found))
-        )
+        raise UsageError(f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found)))
     return found[0]
 
 

@@ -29,9 +29,7 @@ PACKAGES = (
 def examine() -> list[dict[str, Any]]:
     """Return one finding each: what, whether it is usable, what was found, and how to get it."""
     findings = [
-        _finding(
-            "python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""
-        )
+        _finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}", "")
     ]
     findings += [_package(*package) for package in PACKAGES]
     findings += [*_engines(), *_devices(), _data_root()]
@@ -58,9 +56,7 @@ def _engines() -> list[dict[str, Any]]:
         return []
     try:
         providers = importlib.import_module("onnxruntime").get_available_providers()
-    except (
-        Exception
-    ) as error:  # a broken native library can raise anything, and doctor must still report the rest
+    except Exception as error:  # a broken native library can raise anything, and doctor must still report the rest
         return [
             _finding(
                 "engine onnxruntime",
@@ -70,11 +66,7 @@ def _engines() -> list[dict[str, Any]]:
             )
         ]
     usable = "CPUExecutionProvider" in providers
-    return [
-        _finding(
-            "engine onnxruntime", usable, ", ".join(providers), "pip install --force-reinstall onnxruntime"
-        )
-    ]
+    return [_finding("engine onnxruntime", usable, ", ".join(providers), "pip install --force-reinstall onnxruntime")]
 
 
 def _devices() -> list[dict[str, Any]]:

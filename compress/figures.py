@@ -1,4 +1,4 @@
-"""The report's plots, as SVG to be set into the page. Object interface of matplotlib only: no global state, no display."""
+"""The report's plots, as SVG to be set into the page. No pyplot: it keeps global state and may look for a display."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compress.summary import Row
@@ -42,36 +41,38 @@ def svg_of(name: str, draw: Callable[[Figure], None], width: float = 6.2, height
     return svg[svg.index("<svg") :]
 
 
-def training_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Total loss (log scale) and, where there is one, validation error by epoch, one line a stage."""
-    validated = any(
-        record["validation_accuracy"] is not None for records in stages.values() for record in records
-    )
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
-        for colour, (name, records) in zip(_cycle(len(stages)), stages.items(), strict=True):
-            epochs = [record["epoch"] for record in records]
-            axes[0].plot(epochs, [record["losses"]["total"] for record in records], color=colour, label=name)
-            if validated:
-                error = [100 * (1 - (record["validation_accuracy"] or 0)) for record in records]
-                axes[1].plot(epochs, error, color=colour, label=name)
-        _log_if_positive(
-            axes[0], [record["losses"]["total"] for records in stages.values() for record in records]
-        )
-        axes[0].set(xlabel="epoch", ylabel="training loss")
-        if validated:
-            axes[1].set(xlabel="epoch", ylabel="validation error, %")
-            axes[1].set_ylim(bottom=0)
-        axes[0].legend()
-
-    return svg_of("training", draw, width=9.2 if validated else 6.2)
+Records = Sequence[Mapping[str, Any]]
 
 
-def _log_if_positive(axes: Axes, values: Sequence[float]) -> None:
+def loss_curves(stages: Mapping[str, Records]) -> str:
+    """Total training loss by epoch, one line a stage."""
+    losses = {name: [record["losses"]["total"] for record in records] for name, records in stages.items()}
     # subclass_auxiliary may be negative, and a logarithmic axis would drop those epochs without a word.
-    if min(values) > 0:
-        axes.set_yscale("log")
+    scale = "log" if min(map(min, losses.values())) > 0 else "linear"
+    return _curves("loss", losses, ylabel="training loss", yscale=scale)
+
+
+def validation_curves(stages: Mapping[str, Records]) -> str:
+    """Validation error in percent by epoch, one line a stage that has validation rows; "" where none has."""
+    errors = {
+        name: [100 * (1 - record["validation_accuracy"]) for record in records]
+        for name, records in stages.items()
+        if records[0]["validation_accuracy"] is not None
+    }
+    return _curves("validation", errors, ylabel="validation error, %", yscale="linear") if errors else ""
+
+
+def _curves(figure_name: str, lines: Mapping[str, Sequence[float]], *, ylabel: str, yscale: str) -> str:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for colour, (name, values) in zip(_cycle(len(lines)), lines.items(), strict=True):
+            axes.plot(
+                range(1, len(values) + 1), values, color=colour, label=name, marker="." if len(values) == 1 else ""
+            )
+        axes.set(xlabel="epoch", ylabel=ylabel, yscale=yscale)
+        axes.legend()
+
+    return svg_of(figure_name, draw)
 
 
 def latency_histogram(latencies_ms: Mapping[str, np.ndarray]) -> str:
@@ -90,7 +91,7 @@ def latency_histogram(latencies_ms: Mapping[str, np.ndarray]) -> str:
             axes.axvline(p50, color=colour, linewidth=1.2)
             axes.axvline(p90, color=colour, linewidth=1.2, linestyle="--")
         axes.set(xscale="log", yscale="log", ylabel="calls", xlabel=f"latency of one call, {unit}")
-        axes.margins(y=0.25)
+        axes.set_ylim(0.7, 10 * axes.get_ylim()[1])  # from one call up, with room for the legend
         axes.legend(loc="upper right")
 
     return svg_of("latency", draw)
@@ -108,7 +109,13 @@ def accuracy_against_latency(rows: Sequence[Row]) -> str:
             below, above = max(0.0, y - 100 * row.low), max(0.0, 100 * row.high - y)
             right = 0.0 if row.p90_ms is None else max(0.0, factor * row.p90_ms - x)
             axes.errorbar(
-                x, y, yerr=np.array([[below], [above]]), xerr=np.array([[0.0], [right]]), fmt="o", color=colour, capsize=3
+                x,
+                y,
+                yerr=np.array([[below], [above]]),
+                xerr=np.array([[0.0], [right]]),
+                fmt="o",
+                color=colour,
+                capsize=3,
             )
             label = f"{row.name}{', ' + row.variant if row.variant else ''}\n{row.size_bytes / 1000:,.1f} kB"
             axes.annotate(label, (x, y), xytext=(8, 6), textcoords="offset points", fontsize=9, color=colour)

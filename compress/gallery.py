@@ -45,7 +45,7 @@ def build_gallery(
     hidden: np.ndarray | None,
     hidden_names: Sequence[str] | None,
 ) -> Gallery:
-    """Describe each subclass from logits (N, C*S) on images (N, H, W, channels) and, where known, hidden labels (N,)."""
+    """Describe each subclass from logits (N, C*S) on images (N, H, W, channels) and, where known, hidden labels."""
     width = logits.shape[1]
     per_class = width // len(class_names)
     probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
@@ -73,7 +73,7 @@ def build_gallery(
 
 
 def _strip(images: np.ndarray) -> str:
-    """Return images (n, H, W, channels) side by side as a PNG data address, each stretched to the full range of grey."""
+    """Return images (n, H, W, channels) side by side as a PNG data address, each stretched to all of 0 to 255."""
     images = images.astype(np.float32)
     low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
     stretched = (255 * (images - low) / np.maximum(high - low, 1)).astype(np.uint8)

@@ -35,9 +35,7 @@ class OneOf:
         self.noun = noun
         self.table = table
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         # One optional field a kind: pydantic then reports errors at (..., kind, option), which is the recipe's path.
         choice: Any = create_model(
             f"{self.noun}_choice",
@@ -57,11 +55,7 @@ class OneOf:
         if isinstance(value, str):
             value = {value: None}
         if not isinstance(value, dict) or len(value) != 1:
-            came = (
-                f"{len(value)} keys ({', '.join(map(str, value))})"
-                if isinstance(value, dict)
-                else repr(value)
-            )
+            came = f"{len(value)} keys ({', '.join(map(str, value))})" if isinstance(value, dict) else repr(value)
             raise PydanticCustomError(
                 "one_kind",
                 "expected one {noun}, written `kind` or `{form}`; came {came}",

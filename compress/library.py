@@ -18,9 +18,7 @@ def shipped_folder() -> Path:
 def shipped_recipes() -> dict[str, Path]:
     """Return the shipped recipe files by name, such as `subclass-distillation/mnist-2x5`."""
     folder = shipped_folder()
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))
-    }
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:

@@ -43,9 +43,7 @@ class SGDSpec(OptimizerSpec):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         nesterov = self.nesterov and self.momentum > 0
-        return torch.optim.SGD(
-            self._groups(parameters), lr=self.lr, momentum=self.momentum, nesterov=nesterov
-        )
+        return torch.optim.SGD(self._groups(parameters), lr=self.lr, momentum=self.momentum, nesterov=nesterov)
 
 
 class AdamSpec(OptimizerSpec):

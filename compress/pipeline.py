@@ -9,9 +9,10 @@ from typing import Any
 
 from compress.artifact import locked
 from compress.plan import Plan, plan
+from compress.progress import Notify
 from compress.report import write_report
 from compress.summary import Row, summarise
-from compress.variant_run import Notify, Settings, Step, VariantRun
+from compress.variant_run import Settings, Step, VariantRun
 from compress.variants import load_variants
 from runtime.errors import GateError
 from runtime.files import remove_leftovers
@@ -73,9 +74,7 @@ def run_plans(
                 missed.append(error.message)
             runs.append(run)
         rows = summarise(runs)
-        missed += [
-            _expectation_message(row) for row in rows if row.expectation and not row.expectation.passed
-        ]
+        missed += [_expectation_message(row) for row in rows if row.expectation and not row.expectation.passed]
         report = write_report(runs, rows, folder) if until == "benchmark" else None
     return Outcome(rows, tuple(missed), folder, report)
 

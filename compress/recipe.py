@@ -92,9 +92,7 @@ class ExportSpec(Spec):
     """Which stage is deployed, in which formats, verified at which batch sizes."""
 
     stage: str
-    formats: Annotated[tuple[Annotated[Spec, OneOf("format", FORMATS)], ...], Field(min_length=1)] = (
-        OnnxSpec(),
-    )
+    formats: Annotated[tuple[Annotated[Spec, OneOf("format", FORMATS)], ...], Field(min_length=1)] = (OnnxSpec(),)
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (
         1,
         8,
@@ -159,17 +157,11 @@ def load_recipe(path: Path) -> tuple[Recipe, Document]:
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot be read: {error.strerror}", "Name an existing recipe file."
-        ) from None
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}", "Name an existing recipe file.") from None
     except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{path}: not UTF-8 text (byte {error.start})", "Save the recipe as UTF-8."
-        ) from None
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})", "Save the recipe as UTF-8.") from None
     document = read_document(text)
-    recipe, problems = (
-        recipe_from_value(document.value, document) if document.value is not None else (None, ())
-    )
+    recipe, problems = recipe_from_value(document.value, document) if document.value is not None else (None, ())
     problems = (*document.problems, *problems)
     if recipe is None or problems:
         raise recipe_error(path, problems)
@@ -179,9 +171,7 @@ def load_recipe(path: Path) -> tuple[Recipe, Document]:
 def recipe_from_value(value: Any, document: Document) -> tuple[Recipe | None, tuple[Problem, ...]]:
     """Validate plain data against the schema; `document` gives the lines."""
     if not isinstance(value, dict):
-        return None, (
-            Problem((), 1, "expected a mapping with name, data and stages", "See recipes/quickstart.yaml."),
-        )
+        return None, (Problem((), 1, "expected a mapping with name, data and stages", "See recipes/quickstart.yaml."),)
     try:
         return Recipe.model_validate(value), ()
     except ValidationError as error:

@@ -15,7 +15,7 @@ from compress import figures
 from compress.artifact import versions
 from compress.evaluate import predict
 from compress.gallery import Gallery, build_gallery
-from compress.summary import Row, read_json, summary_sentence
+from compress.summary import Row, summary_sentence
 from compress.terminal import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
@@ -71,28 +71,40 @@ def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
     if measured:
         caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency."
         plots.append(Plot("Accuracy against latency", figures.accuracy_against_latency(measured), caption))
-    benches = {file.name.split(".")[1]: read_json(file) for file in sorted(run.folder.glob("bench.*.json"))}
-    samples = {name: decode_samples(bench["samples"]) / 1e6 for name, bench in benches.items() if bench}
+    samples = {name: decode_samples(bench["samples"]) / 1e6 for name, bench in _benches(run).items()}
     if samples:
         caption = "Every timed call, none left out; the long tail is the machine's as much as the model's."
         plots.append(Plot("Latency", figures.latency_histogram(samples), caption))
     logs = {name: artifact.log() for name, artifact in run.artifacts.items()}
-    plots.append(
-        Plot(
-            "Training",
-            figures.training_curves(logs),
-            "Each stage's own objective: losses of different terms are not comparable.",
+    caption = "Each stage's own objective: losses of different terms are not comparable."
+    plots.append(Plot("Training", figures.loss_curves(logs), caption))
+    if validation := figures.validation_curves(logs):
+        plots.append(
+            Plot("Validation", validation, "Rows held out of the training data; the test rows are not looked at.")
         )
-    )
-    plots += [_confusion_plot(run, name) for name in sorted(benches)]
+    plots += [plot for name in _formats(run) if (plot := _confusion_plot(run, name))]
     return plots
 
 
-def _confusion_plot(run: VariantRun, format_name: str) -> Plot:
-    accuracy = read_json(run.folder / f"accuracy.{format_name}.json")
-    assert accuracy is not None  # measured before any latency
+def _formats(run: VariantRun) -> list[str]:
+    bundle = run.bundle()
+    return list(bundle.formats) if bundle else []
+
+
+def _benches(run: VariantRun) -> dict[str, dict[str, Any]]:
+    """Return every latency result of the run by "format" or, with several targets, "format on target"."""
+    found = {(name, target): bench for name in _formats(run) for target, bench in run.benches(name).items()}
+    several = len({target for _, target in found}) > 1
+    return {f"{name} on {target}" if several else name: bench for (name, target), bench in found.items()}
+
+
+def _confusion_plot(run: VariantRun, format_name: str) -> Plot | None:
+    accuracy = run.result(f"accuracy.{format_name}.json")
+    if accuracy is None:
+        return None
     svg = figures.confusion_matrix(np.array(accuracy["confusion"]), run.dataset.class_names)
-    caption = f"{accuracy['total']:,} test rows through the exported {format_name} file; {_unlike(accuracy['rows_unlike_torch'])}."
+    unlike = _unlike(accuracy["rows_unlike_torch"])
+    caption = f"{accuracy['total']:,} test rows through the exported {format_name} file; {unlike}."
     return Plot(f"Confusion, {format_name}", svg, caption)
 
 
@@ -103,11 +115,7 @@ def _unlike(rows: Sequence[int]) -> str:
 def _galleries(run: VariantRun) -> list[Gallery]:
     """Return a gallery for the deployed stage and its teacher, where they have subclasses."""
     deployed = run.plan.stage(run.plan.recipe.exported_stage)
-    names = [
-        name
-        for name in (deployed.name, deployed.teacher)
-        if name and run.plan.stage(name).heads.subclasses > 1
-    ]
+    names = [name for name in (deployed.name, deployed.teacher) if name and run.plan.stage(name).heads.subclasses > 1]
     test = run.dataset.test
     return [
         build_gallery(
@@ -141,7 +149,7 @@ def _provenance(run: VariantRun) -> list[tuple[str, str]]:
 
 def _environment(run: VariantRun) -> list[tuple[str, str]]:
     """Return the machine that the latency was measured on, as `bench` recorded it."""
-    bench = read_json(next(iter(sorted(run.folder.glob("bench.*.json"))), None))
+    bench = next(iter(_benches(run).values()), None)
     return _flatten(bench["environment"]) if bench else []
 
 

@@ -6,7 +6,6 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from compress.recipe import ExpectSpec
@@ -93,18 +92,13 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
 def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
     first = group[0]
     stage = first.plan.stage(first.plan.recipe.exported_stage)
-    for format_name in _formats(first.folder):
-        measured = [read_json(run.folder / f"accuracy.{format_name}.json") for run in group]
-        tests = [test for test in measured if test] or [
-            run.artifacts[stage.name].metrics["test"] for run in group
-        ]
-        bench = read_json(next(iter(sorted(first.folder.glob(f"bench.{format_name}.*.json"))), None))
-        parities = [read_json(run.folder / "parity.json") for run in group]
-        verdicts = [
-            parity["formats"][format_name]["passed"]
-            for parity in parities
-            if parity and format_name in parity["formats"]
-        ]
+    bundles = [run.bundle() for run in group if stage.name in run.artifacts]
+    if len(bundles) < len(group) or bundles[0] is None or None in bundles:
+        return
+    for format_name, file in bundles[0].formats.items():
+        measured = [run.result(f"accuracy.{format_name}.json") for run in group]
+        tests = [test for test in measured if test] or [run.artifacts[stage.name].metrics["test"] for run in group]
+        bench = next(iter(first.benches(format_name).values()), None)
         yield Row(
             name=f"{stage.name} · {format_name}",
             what="export",
@@ -115,13 +109,18 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             agreement_with_teacher=_mean(
                 [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
             ),
-            size_bytes=_formats(first.folder)[format_name]["size_bytes"],
+            size_bytes=file.size_bytes,
             p50_ms=_percentile_ms(bench, "p50"),
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
-            parity=None if not verdicts else "passed" if all(verdicts) else "failed",
+            parity=_parity([run.result("parity.json") for run in group], format_name),
             **_accuracy(tests),
         )
+
+
+def _parity(parities: Sequence[Mapping[str, Any] | None], format_name: str) -> Literal["passed", "failed"] | None:
+    verdicts = [parity["formats"][format_name]["passed"] for parity in parities if parity]
+    return None if not verdicts else "passed" if all(verdicts) else "failed"
 
 
 def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -169,14 +168,7 @@ def _latency_note(bench: Mapping[str, Any] | None) -> str:
 
 
 def _variant_name(run: VariantRun) -> str:
-    return ", ".join(
-        f"{path.rsplit('.', 1)[-1]}={value}" for path, value in run.plan.variant.settings.items()
-    )
-
-
-def _formats(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / "bundle" / "manifest.json")
-    return manifest["formats"] if manifest else {}
+    return ", ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in run.plan.variant.settings.items())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -184,15 +176,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def read_json(path: Path | None) -> dict[str, Any] | None:
-    """Return a JSON file's content, or None when it is not there."""
-    if path is None or not path.exists():
-        return None
-    return json.loads(path.read_text())
-
-
 def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
-    """Return the result in one sentence: the deployed file's accuracy, size and latency, and what it was shrunk from."""
+    """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from."""
     export = next((row for row in rows if row.what == "export"), None)
     student = next((row for row in rows if row.what == "stage" and row.name == deployed), None)
     row = export or student
@@ -203,9 +188,7 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
         f"{row.size_bytes / 1000:,.1f} kB",
     ]
     if row.p50_ms is not None:
-        parts.append(
-            f"{1000 * row.p50_ms:,.1f} µs a call" if row.p50_ms < 1 else f"{row.p50_ms:,.2f} ms a call"
-        )
+        parts.append(f"{1000 * row.p50_ms:,.1f} µs a call" if row.p50_ms < 1 else f"{row.p50_ms:,.2f} ms a call")
     largest = max((other for other in rows if other.what == "stage"), key=lambda other: other.parameters)
     if largest.parameters > row.parameters:
         parts.append(f"{largest.parameters / row.parameters:.1f} times fewer parameters than {largest.name}")

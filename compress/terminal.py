@@ -17,8 +17,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from compress.pipeline import Outcome
     from compress.plan import Plan, StagePlan
+    from compress.progress import Progress
     from compress.summary import Row
-    from compress.train import Progress
 
 NOT_A_TERMINAL_WIDTH = 160  # wide enough that no row of the result table is wrapped in a log
 
@@ -65,13 +65,9 @@ class Narrator:
 def progress_line(event: Progress) -> str:
     """Return the stage's line: epoch, loss terms, validation accuracy, images per second, time left."""
     losses = "  ".join(
-        f"{name} {value:.4f}"
-        for name, value in event.losses.items()
-        if name != "total" or len(event.losses) > 2
+        f"{name} {value:.4f}" for name, value in event.losses.items() if name != "total" or len(event.losses) > 2
     )
-    accuracy = (
-        "" if event.validation_accuracy is None else f"  validation {100 * event.validation_accuracy:.2f} %"
-    )
+    accuracy = "" if event.validation_accuracy is None else f"  validation {100 * event.validation_accuracy:.2f} %"
     ended = event.epoch_ended and event.epoch == event.epochs
     left = "  done" if ended else f"  {duration(event.seconds_left)} left"
     width = len(str(event.epochs))
@@ -188,9 +184,7 @@ def result_table(rows: Sequence[Row]) -> Table:
             name, justify="left" if name in ("", "variant", "parity", "verdict") else "right", no_wrap=True
         )
     for row in rows:
-        table.add_row(
-            *([row.variant] if several else []), *_cells(row), *(_expectation_cells(row) if expected else [])
-        )
+        table.add_row(*([row.variant] if several else []), *_cells(row), *(_expectation_cells(row) if expected else []))
     return table
 
 
@@ -278,9 +272,7 @@ def print_catalogue(sections: Mapping[str, Sequence[Mapping[str, str]]], as_json
         return
     console = _console(stderr=False)
     for name, rows in sections.items():
-        table = Table(
-            title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False
-        )
+        table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
         table.add_column(no_wrap=True)
         table.add_column()
         for row in rows:

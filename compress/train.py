@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from compress.models import Classifier, Output
 from compress.objectives import Objective
 from compress.optimization import rate_factor
 from compress.plan import StagePlan
+from compress.progress import Notify, Progress
 from compress.rows import Rows, epoch_order, steps_per_epoch
 from export.graph import Preprocess
 from runtime.errors import TrainingError
@@ -36,21 +37,6 @@ from runtime.files import write_atomically, write_json
 
 # Losses are looked at in groups: asking a GPU after every step whether one is finite would make it wait.
 STEPS_BETWEEN_CHECKS = 64
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a stage stands; sent at most every few steps and at the end of every epoch."""
-
-    stage: str
-    epoch: int
-    epochs: int
-    fraction: float
-    losses: Mapping[str, float]
-    validation_accuracy: float | None
-    images_per_s: float
-    seconds_left: float
-    epoch_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ class Trainer:
         initial: Mapping[str, Tensor] | None,
         device: torch.device,
         folder: Path,
-        notify: Callable[[Progress | str], None],
+        notify: Notify,
         checkpoint_every_s: float,
     ) -> None:
         self.stage = stage
@@ -146,11 +132,7 @@ class Trainer:
         weights = self.best if self.settings.select == "best" else self.model.state_dict()
         epoch = self.position.best_epoch if self.settings.select == "best" else self.settings.epochs
         self.model.load_state_dict(weights)
-        broken = [
-            name
-            for name, value in weights.items()
-            if value.is_floating_point() and not value.isfinite().all()
-        ]
+        broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
         if broken:
             raise TrainingError(
                 f"stage {self.stage.name}: the trained weights hold NaN or Inf: {', '.join(broken[:5])}"
@@ -159,9 +141,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         position, batch = self.position, self.settings.batch_size
-        order = epoch_order(
-            len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device
-        )
+        order = epoch_order(len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device)
         self.model.train()
         started, seconds_before = time.monotonic(), position.epoch_seconds
         pending: list[Tensor] = []
@@ -170,19 +150,18 @@ class Trainer:
             pending.append(self._step(index, position.epoch + step / self.steps))
             position.seen += len(index)
             position.step = step + 1
-            if len(pending) == STEPS_BETWEEN_CHECKS or position.step == self.steps:
+            last = position.step == self.steps
+            checkpoint = self._checkpoint_is_due() and not last
+            if last or checkpoint or len(pending) == STEPS_BETWEEN_CHECKS:
                 self._account(pending, order)
                 pending = []
                 position.epoch_seconds = seconds_before + time.monotonic() - started
                 self._report(None)
-            if (
-                time.monotonic() - self.last_checkpoint > self.checkpoint_every_s
-                and position.step < self.steps
-            ):
-                self._account(pending, order)
-                pending = []
-                position.epoch_seconds = seconds_before + time.monotonic() - started
+            if checkpoint:
                 self._save_checkpoint()
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.last_checkpoint > self.checkpoint_every_s
 
     def _step(self, index: Tensor, epoch: float) -> Tensor:
         """Take one optimizer step; return total and terms (1 + terms,), on the device."""
@@ -194,7 +173,7 @@ class Trainer:
             x = x.contiguous(memory_format=torch.channels_last)
         self._set_rate(epoch)
         with self._autocast():
-            output = self.model(x)
+            output = self._forward(x)
             taught = self._taught(index, x)
         losses = self.objective(output, taught, labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,6 +182,17 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self.optimizer.step()
         return torch.stack([losses.total.detach(), *(term.detach() for term in losses.terms)])
+
+    def _forward(self, x: Tensor) -> Output:
+        try:
+            return self.model(x)
+        except ValueError as error:
+            if len(x) > 1:
+                raise
+            raise TrainingError(
+                f"stage {self.stage.name}: the last batch of an epoch has one row, and batch norm needs more",
+                "Set drop_last: true, or another batch_size.",
+            ) from error
 
     def _set_rate(self, epoch: float) -> None:
         settings = self.settings
@@ -235,22 +225,16 @@ class Trainer:
 
     def _account(self, pending: list[Tensor], order: Tensor) -> None:
         """Add the losses of the last steps to the epoch's sums; refuse NaN and Inf."""
-        if not pending:
-            return
         losses = torch.stack(pending).double().cpu()  # (steps, 1 + terms)
         finite = losses.isfinite().all(dim=1)
         if not finite.all():
-            self._diverged(
-                self.position.step - len(pending) + int((~finite).nonzero()[0]), losses[~finite][0], order
-            )
+            self._diverged(self.position.step - len(pending) + int((~finite).nonzero()[0]), losses[~finite][0], order)
         batch = self.settings.batch_size
         for row, step in zip(
             losses.tolist(), range(self.position.step - len(pending), self.position.step), strict=True
         ):
             size = min(batch, len(self.train_rows) - step * batch)
-            self.position.sums = [
-                total + size * value for total, value in zip(self.position.sums, row, strict=True)
-            ]
+            self.position.sums = [total + size * value for total, value in zip(self.position.sums, row, strict=True)]
 
     def _diverged(self, step: int, losses: Tensor, order: Tensor) -> None:
         batch = self.settings.batch_size
@@ -302,15 +286,12 @@ class Trainer:
             epoch_seconds=0.0,
         )
         self._write_log()
-        if time.monotonic() - self.last_checkpoint > self.checkpoint_every_s:
+        if self._checkpoint_is_due():
             self._save_checkpoint()
 
     def _mean_losses(self) -> dict[str, float]:
         names = ("total", *self.objective.names)
-        return {
-            name: value / max(self.position.seen, 1)
-            for name, value in zip(names, self.position.sums, strict=True)
-        }
+        return {name: value / max(self.position.seen, 1) for name, value in zip(names, self.position.sums, strict=True)}
 
     def _report(self, accuracy: float | None, *, ended: bool = False) -> None:
         position = self.position
@@ -371,9 +352,7 @@ class Trainer:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.position = _Position(**checkpoint.state)
         self.resumed_at_step = checkpoint.step
-        self.notify(
-            f"{self.stage.name}: continued at epoch {self.position.epoch + 1}, step {self.position.step}"
-        )
+        self.notify(f"{self.stage.name}: continued at epoch {self.position.epoch + 1}, step {self.position.step}")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,11 @@ from compress.datasets import Dataset, load
 from compress.evaluate import agreement, predict, score
 from compress.models import Classifier
 from compress.plan import Plan, StagePlan
+from compress.progress import Notify
 from compress.recipe import LocalSpec
 from compress.recipe_report import did_you_mean
 from compress.rows import Rows
-from compress.train import Progress, Teacher, Trainer, frozen, own_random_state
+from compress.train import Teacher, Trainer, frozen, own_random_state
 from export.bundle import write_bundle
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
@@ -39,8 +40,6 @@ STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
 SAMPLES = 256  # real inputs that travel with a bundle
 PARITY_ROWS = 1000  # test rows that every format is compared on
-
-Notify = Callable[[Progress | str], None]
 
 
 @dataclass(frozen=True)
@@ -170,9 +169,7 @@ class VariantRun:
             "parameters": stage.parameters,
             **self._metrics(stage, trained.model, teacher),
         }
-        return self.store.save(
-            stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics
-        )
+        return self.store.save(stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics)
 
     def _teacher(self, stage: StagePlan) -> Teacher | None:
         if stage.teacher is None:
@@ -189,9 +186,7 @@ class VariantRun:
         }
         if len(self.dataset.validation):
             rows = Rows(self.dataset.validation, self.device)
-            metrics["validation"] = score(
-                predict(model, self.preprocess, rows), rows.labels, subclasses
-            ).to_json()
+            metrics["validation"] = score(predict(model, self.preprocess, rows), rows.labels, subclasses).to_json()
         if teacher is not None:
             taught = predict(teacher.model, self.preprocess, self.test_rows)
             metrics["agreement_with_teacher"] = agreement(logits, subclasses, taught, teacher.subclasses)
@@ -209,18 +204,37 @@ class VariantRun:
     def bundle_path(self) -> Path:
         return self.folder / "bundle"
 
-    def export(self) -> Bundle:
-        """Write the bundle, or reuse the one that is there when it is of this plan and intact."""
+    def bundle(self) -> Bundle | None:
+        """Return the bundle that is there, if it is intact and of this plan."""
+        if not self.bundle_path.exists():
+            return None
         try:
             bundle = open_bundle(self.bundle_path)
-            if bundle.recipe_key == self.plan.key:
-                return bundle
         except BundleError as error:
-            if self.bundle_path.exists():
-                self.notify(
-                    f"warning: {self.bundle_path} is damaged and will be made again ({error.message})"
-                )
-        return self._write_bundle()
+            self.notify(f"warning: {self.bundle_path} is damaged: {error.message}")
+            return None
+        return bundle if bundle.recipe_key == self.plan.key else None
+
+    def export(self) -> Bundle:
+        """Write the bundle, or reuse the one that is there."""
+        return self.bundle() or self._write_bundle()
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a result file of this run (parity.json, ...), if it is of the bundle that is there."""
+        bundle = self.bundle()
+        try:
+            result = json.loads((self.folder / name).read_text())
+            return result if bundle and result["bundle"]["checksum"] == bundle.checksum else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def benches(self, format_name: str) -> dict[str, dict[str, Any]]:
+        """Return the latency results of a format, by target."""
+        found = {
+            file.name.split(".")[2]: self.result(file.name)
+            for file in sorted(self.folder.glob(f"bench.{format_name}.*.json"))
+        }
+        return {target: result for target, result in found.items() if result is not None}
 
     def _write_bundle(self) -> Bundle:
         recipe, stage = self.plan.recipe, self.plan.stage(self.plan.recipe.exported_stage)
@@ -276,8 +290,7 @@ class VariantRun:
         Raises GateError when a gate is missed; the files are kept.
         """
         bundle = self.export()
-        target = self.folder / "parity.json"
-        kept = _reusable(target, bundle)
+        kept = self.result("parity.json")
         if kept is not None and kept["passed"]:
             return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
@@ -299,7 +312,7 @@ class VariantRun:
             "passed": all(report.passed for report in reports),
             "formats": {report.format: report.to_json() for report in reports},
         }
-        write_json(target, result)
+        write_json(self.folder / "parity.json", result)
         for report in reports:
             require_parity(report)
         return result
@@ -315,7 +328,7 @@ class VariantRun:
         """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
         bundle = self.export()
         target = self.folder / f"accuracy.{format_name}.json"
-        kept = _reusable(target, bundle)
+        kept = self.result(target.name)
         if kept is not None:
             return kept
         rows = self._rows_file()
@@ -334,17 +347,18 @@ class VariantRun:
     def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
         bundle = self.export()
         file = self.folder / f"bench.{format_name}.{target.kind}.json"
-        kept = _reusable(file, bundle)
-        if kept is not None and kept["settings"] == target.model_dump():
+        settings = {**target.model_dump(), "quick": target.quick or self.settings.quick}
+        kept = self.result(file.name)
+        if kept is not None and kept["settings"] == settings:
             return kept
-        quick = ["--quick"] if target.quick or self.settings.quick else []
+        quick = ["--quick"] if settings["quick"] else []
         self.notify(
             f"measuring latency of {format_name} on this machine, {target.threads} thread(s), batch {target.batch}"
         )
         options = ["--format", format_name, "--threads", target.threads, "--batch", target.batch, *quick]
         run_device_side("bench", bundle.path, *options, "--output", file)
         result = json.loads(file.read_text())
-        result["settings"] = target.model_dump()
+        result["settings"] = settings
         write_json(file, result)
         return result
 
@@ -359,17 +373,8 @@ class VariantRun:
         return path
 
 
-def _reusable(path: Path, bundle: Bundle) -> dict[str, Any] | None:
-    """Return a measurement that is there already, if it is of this very bundle."""
-    try:
-        result = json.loads(path.read_text())
-        return result if result["bundle"]["checksum"] == bundle.checksum else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def run_device_side(verb: str, *arguments: object) -> None:
-    """Run `python -m runtime` in a fresh process, as a device would: no torch in it, no threads left over from training."""
+    """Run `python -m runtime` in a fresh process, as a device would: without torch, or its threads."""
     command = [
         sys.executable,
         "-m",

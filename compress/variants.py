@@ -51,9 +51,7 @@ def load_variants(path: Path) -> tuple[Variant, ...]:
     )
 
 
-def _combinations(
-    document: Document, problems: list[Problem]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _combinations(document: Document, problems: list[Problem]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     sweep = document.value.get("sweep") or {}
     usable = {path: values for path, values in sweep.items() if not _refused(path, document, problems)}
     for values in itertools.product(*usable.values()):

@@ -115,9 +115,7 @@ def _over_a_bound(text: str) -> Problem | None:
         if count > MAX_NODES:
             return Problem((), line, f"more than {MAX_NODES:,} values")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            return Problem(
-                (), line, "anchors and aliases (& and *) are not used in recipes", "Write the value out."
-            )
+            return Problem((), line, "anchors and aliases (& and *) are not used in recipes", "Write the value out.")
         if getattr(event, "tag", None):
             remedy = "Write text, numbers, lists and mappings only."
             return Problem((), line, "tags (!) are not used in recipes", remedy)

@@ -60,9 +60,7 @@ def test_import_name_belongs_to_this_distribution_alone(package: str) -> None:
 
 
 def modules_after(*command: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True)
     return {
         line.rsplit("|", 1)[1].strip().split(".")[0]
         for line in done.stderr.splitlines()
@@ -78,10 +76,7 @@ def test_runtime_help_imports_nothing_heavy() -> None:
 
 
 def test_edgefold_help_imports_nothing_heavy() -> None:
-    assert (
-        not modules_after("-c", "from compress.cli import main; main(['--help'], standalone_mode=False)")
-        & HEAVY
-    )
+    assert not modules_after("-c", "from compress.cli import main; main(['--help'], standalone_mode=False)") & HEAVY
 
 
 @pytest.mark.parametrize(

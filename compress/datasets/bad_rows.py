@@ -54,9 +54,7 @@ def _without_bad(where: str, rows: StoredRows) -> Split:
     if rows.bad:
         split = split.take(np.flatnonzero(~np.isin(row_ids, list(rows.bad))))
     if not len(split):
-        raise DataError(
-            f"{where}: no row that can be used", remedy="Check that the files are the ones meant."
-        )
+        raise DataError(f"{where}: no row that can be used", remedy="Check that the files are the ones meant.")
     return split
 
 

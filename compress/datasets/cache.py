@@ -32,9 +32,7 @@ def cache_key(file_hashes: Sequence[str], options: ImageOptions, shape: Shape, *
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def cached_images(
-    cache: Path | None, key: str, rows: int, shape: Shape, decode: Callable[[], Images]
-) -> Images:
+def cached_images(cache: Path | None, key: str, rows: int, shape: Shape, decode: Callable[[], Images]) -> Images:
     """Return the images that `cache` holds under `key`, memory-mapped, else those of `decode()`, kept.
 
     What lies in the cache is checked (checksum, dtype, shape); a damaged entry is built again with a logged

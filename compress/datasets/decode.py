@@ -114,9 +114,7 @@ def _chunks(encoded: Iterable[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]
         first += len(chunk)
 
 
-def _decode_into(
-    target: UInt8Array, first: int, images: Sequence[Encoded], options: ImageOptions
-) -> dict[int, str]:
+def _decode_into(target: UInt8Array, first: int, images: Sequence[Encoded], options: ImageOptions) -> dict[int, str]:
     bad: dict[int, str] = {}
     for offset, image in enumerate(images):
         name = f"{image.parent.name}/{image.name}: " if isinstance(image, Path) else ""
@@ -128,9 +126,7 @@ def _decode_into(
         if _shape_of(decoded) == target.shape[1:]:
             target[offset] = decoded.reshape(target.shape[1:])
         else:
-            bad[first + offset] = (
-                f"{name}image is {_words(_shape_of(decoded))}, expected {_words(target.shape[1:])}"
-            )
+            bad[first + offset] = f"{name}image is {_words(_shape_of(decoded))}, expected {_words(target.shape[1:])}"
     return bad
 
 
@@ -150,9 +146,7 @@ def _pixels(encoded: Encoded, options: ImageOptions) -> UInt8Array:
             return np.asarray(converted)
     except _UnusableImageError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow raises a dozen unrelated types for corrupt files, struct.error among them
+    except Exception as error:  # Pillow raises a dozen unrelated types for corrupt files, struct.error among them
         raise _UnusableImageError(f"does not decode: {_short(error)}") from error
 
 

@@ -85,9 +85,7 @@ class Folder(ImageOptions):
         files = tree.files[split]
         classes = {name: index for index, name in enumerate(tree.class_names)}
         labels = np.array([classes[file.parent.name] for file in files], dtype=np.int64)
-        key = cache_key(
-            tree.hashes[split], self, shape, names="\n".join(f"{f.parent.name}/{f.name}" for f in files)
-        )
+        key = cache_key(tree.hashes[split], self, shape, names="\n".join(f"{f.parent.name}/{f.name}" for f in files))
         decode = partial(decode_images, files, len(files), shape, self)
         images = cached_images(cache, key, len(files), shape, decode)
         return StoredRows(images.pixels, labels, images.bad)
@@ -112,9 +110,7 @@ class ClassTree:
         # A class may be called "train": only directories below it make it the split.
         if not _directories(self.folder / "train"):
             return {"train": self._images(self.folder)}
-        files = {
-            split: self._images(self.folder / split) for split in SPLITS if (self.folder / split).is_dir()
-        }
+        files = {split: self._images(self.folder / split) for split in SPLITS if (self.folder / split).is_dir()}
         classes = sorted({file.parent.name for file in files["train"]})
         for split, images in files.items():
             for unknown in sorted({image.parent.name for image in images} - set(classes)):
@@ -168,6 +164,4 @@ def _directories(folder: Path) -> list[Path]:
 
 def _sorted(entries: Iterable[Path]) -> list[Path]:
     # By name and not by Path, whose order differs between systems; hidden entries are other tools' own.
-    return sorted(
-        (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
-    )
+    return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)

@@ -92,10 +92,7 @@ class NamedSet(Spec):
         )
 
     def _layout(self, folder: Path) -> str:
-        files = [
-            f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows"
-            for split, count in self.rows.items()
-        ]
+        files = [f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows" for split, count in self.rows.items()]
         height, width, channels = self.shape
         form = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
         columns = (

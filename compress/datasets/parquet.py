@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from compress.datasets.base import Declaration, Stored, unit_normalization
 from compress.datasets.decode import ImageOptions
@@ -29,7 +30,14 @@ class Parquet(ImageOptions):
     path: Name
     image_column: Name = "image"
     label_column: Name = "label"
-    class_names: Annotated[tuple[Name, ...], Field(min_length=2)] | None = None
+    class_names: tuple[Name, ...] | None = None
+
+    @field_validator("class_names")
+    @classmethod
+    def _two_or_more_distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
+            raise PydanticCustomError("class_names", "expected two or more names, each of them once")
+        return names
 
     def declare(self) -> Declaration:
         shape = self.shape()

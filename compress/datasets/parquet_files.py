@@ -88,9 +88,7 @@ class Shards:
             return batch.cast(pa.int64(), safe=False)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             return batch.cast(pa.string())
-        raise DataError(
-            f"{self.paths[0]}: column '{column}' is {kind}, expected labels: whole numbers or text"
-        )
+        raise DataError(f"{self.paths[0]}: column '{column}' is {kind}, expected labels: whole numbers or text")
 
 
 def find_shards(folder: Path) -> dict[str, Shards]:
@@ -114,13 +112,9 @@ def find_shards(folder: Path) -> dict[str, Shards]:
     for split, paths in found.items():
         if missing := sorted(set(range(counts[split])) - set(paths)):
             names = ", ".join(f"{split}-{index:05d}-of-{counts[split]:05d}.parquet" for index in missing[:20])
-            raise DataError(
-                f"{folder}: split {split} has {len(paths)} of {counts[split]} parts", f"Add {names}."
-            )
+            raise DataError(f"{folder}: split {split} has {len(paths)} of {counts[split]} parts", f"Add {names}.")
     return {
-        split: Shards(split, tuple(found[split][i] for i in sorted(found[split])))
-        for split in SPLITS
-        if split in found
+        split: Shards(split, tuple(found[split][i] for i in sorted(found[split]))) for split in SPLITS if split in found
     }
 
 
@@ -164,11 +158,7 @@ class ClassLabels:
             values = pa.array(self.names if named else range(len(self.names)), column.type)
         if values.type != column.type:
             raise DataError(f"labels are {column.type} here and {values.type} in the train split")
-        codes = (
-            pc.fill_null(pc.index_in(column, value_set=values), -1)
-            .to_numpy(zero_copy_only=False)
-            .astype(np.int64)
-        )
+        codes = pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy(zero_copy_only=False).astype(np.int64)
         bad = {int(row): self._reason(column[int(row)].as_py()) for row in np.flatnonzero(codes < 0)}
         return codes, bad
 

@@ -72,17 +72,13 @@ class ParquetFolder:
         """Return train and test, and validation where it is stored. Without test, a fifth of train."""
         shape = self.image_shape()
         stored = {split: self._rows(shards, shape, cache) for split, shards in self.shards.items()}
-        return with_test(
-            usable_rows(f"{self.title} ({self.folder})", stored, allowed_bad_rows), str(self.folder)
-        )
+        return with_test(usable_rows(f"{self.title} ({self.folder})", stored, allowed_bad_rows), str(self.folder))
 
     def image_shape(self) -> Shape:
         if self.shape is not None:
             return self.shape
         known = self.options.shape()
-        return known or common_shape(
-            self.shards["train"].images(self.image_column), self.options, str(self.folder)
-        )
+        return known or common_shape(self.shards["train"].images(self.image_column), self.options, str(self.folder))
 
     @cached_property
     def labels(self) -> ClassLabels:
@@ -108,8 +104,7 @@ class ParquetFolder:
 
     def _missing(self, problem: str) -> DataError:
         layout = self.layout or "\n".join(
-            f"  {self.folder}/{split}-00000-of-00001.parquet"
-            + ("" if split in self.required else "   (optional)")
+            f"  {self.folder}/{split}-00000-of-00001.parquet" + ("" if split in self.required else "   (optional)")
             for split in SPLITS
         ) + (
             f"\nColumns: '{self.image_column}' (encoded image: binary, or a struct with the field bytes) and "

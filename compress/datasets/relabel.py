@@ -19,13 +19,13 @@ CLASSES = 65_536
 NAME_LENGTH = 48
 
 Index = Annotated[int, Field(ge=0, lt=CLASSES)]
-Group = Annotated[tuple[Index, ...], Field(min_length=1)]
+Group = tuple[Index, ...]
 
 
 class Relabel(Spec):
     """Which stored classes make each class of the view: `groups`, or label modulo `modulo`; one of them."""
 
-    groups: Annotated[tuple[Group, ...], Field(min_length=2)] | None = None
+    groups: tuple[Group, ...] | None = None
     modulo: Annotated[int, Field(ge=2, le=CLASSES)] | None = None
 
     @field_validator("groups")
@@ -33,6 +33,9 @@ class Relabel(Spec):
     def _disjoint_and_without_gaps(cls, groups: tuple[Group, ...] | None) -> tuple[Group, ...] | None:
         if groups is None:
             return None
+        # Not Field(min_length=...): pydantic counts valid items only, and so reports a bad item twice.
+        if len(groups) < 2 or not all(groups):
+            raise PydanticCustomError("groups", "expected two or more groups, each of one or more classes")
         members = Counter(index for group in groups for index in group)
         if repeated := sorted(index for index, times in members.items() if times > 1):
             raise _problem("{classes} in more than one place; expected each class in one group", repeated)
@@ -45,9 +48,7 @@ class Relabel(Spec):
     def _exactly_one(self) -> Self:
         if (self.groups is None) == (self.modulo is None):
             came = "none" if self.groups is None else "both"
-            raise PydanticCustomError(
-                "one_view", "expected one of `groups` and `modulo`; came {came}", {"came": came}
-            )
+            raise PydanticCustomError("one_view", "expected one of `groups` and `modulo`; came {came}", {"came": came})
         return self
 
     def problem_with(self, classes: int) -> str | None:
@@ -98,7 +99,5 @@ def _problem(template: str, indexes: list[int]) -> PydanticCustomError:
 
 
 def _listed(indexes: list[int]) -> str:
-    shown = ", ".join(map(str, indexes[:20])) + (
-        f" and {len(indexes) - 20} more" if len(indexes) > 20 else ""
-    )
+    shown = ", ".join(map(str, indexes[:20])) + (f" and {len(indexes) - 20} more" if len(indexes) > 20 else "")
     return f"class {shown} is" if len(indexes) == 1 else f"classes {shown} are"

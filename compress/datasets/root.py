@@ -17,7 +17,7 @@ def find_root(argument: str | Path | None, in_recipe: str | None) -> Path | None
 
 
 def locate(path: str, root: Path | None) -> Path:
-    """Return the folder that a recipe calls `path`: below the root if one is named, else the working folder."""
+    """Return the folder `path` of a recipe, which is relative to the root or, without one, to the shell."""
     return (root or Path()) / Path(path).expanduser()
 
 

@@ -21,12 +21,12 @@ VALIDATION = 0.1
 class ChannelStatistics(Spec):
     """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
 
-    mean: Annotated[tuple[float, ...], Field(min_length=1)]
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
-        if len(self.mean) != len(self.std):
+        if not self.mean or len(self.mean) != len(self.std):
             raise PydanticCustomError(
                 "channels",
                 "{means} mean(s) and {stds} std(s); expected one each a channel",
@@ -108,11 +108,7 @@ class DataSpec(Spec):
     @classmethod
     def _fits_the_channels(cls, normalize: Normalize, info: ValidationInfo) -> Normalize:
         signature = _declared(info).signature
-        if (
-            isinstance(normalize, ChannelStatistics)
-            and signature
-            and len(normalize.mean) != signature.channels
-        ):
+        if isinstance(normalize, ChannelStatistics) and signature and len(normalize.mean) != signature.channels:
             raise PydanticCustomError(
                 "channels",
                 "has {came} channel(s), but the images have {channels}",
@@ -122,9 +118,7 @@ class DataSpec(Spec):
 
     @field_validator("augment")
     @classmethod
-    def _stays_in_the_image(
-        cls, augment: tuple[Augmentation, ...], info: ValidationInfo
-    ) -> tuple[Augmentation, ...]:
+    def _stays_in_the_image(cls, augment: tuple[Augmentation, ...], info: ValidationInfo) -> tuple[Augmentation, ...]:
         signature = _declared(info).signature
         if signature and (problem := augment_problem(augment, signature.height, signature.width)):
             raise PydanticCustomError("augment", "{problem}", {"problem": problem})

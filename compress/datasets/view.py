@@ -54,9 +54,7 @@ def fingerprint(spec: DataSpec, data_root: str | Path | None = None) -> str:
         return spec.source.fingerprint(find_root(data_root, spec.root))
 
 
-def load(
-    spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cache: str | Path | None = None
-) -> Dataset:
+def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cache: str | Path | None = None) -> Dataset:
     """Read the data of a recipe.
 
     seed: decides which rows are validation, and nothing else. data_root: goes before the recipe's root and
@@ -166,9 +164,7 @@ def _rows(spec: DataSpec, rows: dict[str, int] | None) -> dict[str, int] | None:
 def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSignature) -> None:
     """Check what the schema could not know before the files were opened."""
     if len(class_names) < 2:
-        raise DataError(
-            f"the data has {len(class_names)} class, expected 2 or more: {', '.join(class_names)}"
-        )
+        raise DataError(f"the data has {len(class_names)} class, expected 2 or more: {', '.join(class_names)}")
     if spec.relabel is not None and (problem := spec.relabel.problem_with(len(class_names))):
         raise RecipeError(f"data.relabel: {problem}", remedy=f"The classes are {_numbered(class_names)}.")
     if isinstance(spec.normalize, ChannelStatistics) and len(spec.normalize.mean) != signature.channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +17,7 @@ class MLP(Classifier):
     def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, dropout: float) -> None:
         super().__init__()
         widths = (inputs, *hidden)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.feature_names = tuple(f"hidden{i + 1}" for i in range(len(hidden)))
         self.activation = nn.ReLU()
         self.dropout = nn.Dropout(dropout)

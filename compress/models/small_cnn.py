@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 from pydantic import Field
@@ -25,7 +26,7 @@ class SmallCNN(Classifier):
         sizes = (channels, *widths)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in itertools.pairwise(sizes)
         )
         self.feature_names = tuple(f"stage{i + 1}" for i in range(len(widths)))
         self.classifier = nn.Linear(widths[-1], outputs)

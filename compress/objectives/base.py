@@ -37,7 +37,7 @@ class Heads:
 
 
 class Term(nn.Module):
-    """One term: `forward(student, teacher, labels)` -> scalar, unweighted. `teacher` is None unless `needs` names it."""
+    """One term: `forward(student, teacher, labels)` -> scalar, unweighted; `teacher` is None where `needs` is empty."""
 
     def forward(self, student: Output, teacher: Output | None, labels: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
@@ -97,6 +97,5 @@ def term_names(specs: Sequence[TermSpec]) -> tuple[str, ...]:
     """Return a name for each term: its kind, numbered where one kind stands more than once."""
     kinds = [spec.kind for spec in specs]
     return tuple(
-        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: i + 1].count(kind)}"
-        for i, kind in enumerate(kinds)
+        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds)
     )

@@ -96,9 +96,9 @@ def subclass_auxiliary(
     """Return the loss that spreads a batch over the invented subclasses, from subclass logits (N, C*S).
 
     Müller et al. 2020, equations 6 and 7: mean_i log((1/N) sum_j exp(v_i·v_j / tau)) minus the self term, where v_i are
-    the example's logits, normalised over all C*S of them. The printed constant 1/tau is the self term of unit-norm rows,
-    which is what the published notebook computes: `unitnorm`. `literal` takes equation 6 at its word (unit variance,
-    so |v_i|² = C*S).
+    the example's logits, normalised over all C*S of them. The printed constant 1/tau is the self term of rows of unit
+    norm, which is what the published notebook computes: `unitnorm`. `literal` takes equation 6 at its word (unit
+    variance, so |v_i|² = C*S).
     """
     logits = _at_least_float32(logits)
     width = logits.shape[1]
@@ -111,9 +111,7 @@ def subclass_auxiliary(
     return similarity.logsumexp(dim=1).mean() - self_term - math.log(logits.shape[0])
 
 
-def intra_subclass(
-    student: Tensor, teacher: Tensor, subclasses: int, tau: float, rescale: Rescale = "none"
-) -> Tensor:
+def intra_subclass(student: Tensor, teacher: Tensor, subclasses: int, tau: float, rescale: Rescale = "none") -> Tensor:
     """Return the cross-entropy within each class's subclasses, summed over classes, for logits (N, C*S).
 
     One softmax for each group of S logits, so neither labels nor class probabilities take part: Müller et al. 2020,

@@ -39,6 +39,4 @@ class IntraSubclass(Term):
 
     def forward(self, student: Output, teacher: Output | None, labels: Tensor) -> Tensor:
         assert teacher is not None  # Objective.needs
-        return functional.intra_subclass(
-            student.logits, teacher.logits, self.subclasses, self.tau, self.rescale
-        )
+        return functional.intra_subclass(student.logits, teacher.logits, self.subclasses, self.tau, self.rescale)

@@ -82,7 +82,7 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
         while kills < KILLS:
             process = start(recipe, runs)
             try:
-                process.wait(timeout=moments.uniform(0.2, 1.0) * duration)
+                process.communicate(timeout=moments.uniform(0.2, 1.0) * duration)
                 break  # it came to its end before the kill: compare, then begin anew
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)

@@ -99,11 +99,7 @@ def test_a_later_stage_cannot_be_the_teacher(tmp_path: Path) -> None:
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
-    broken = (
-        VALID.replace("name: tiny", "name: tiny\nnmae: x")
-        .replace("lr: 1e-3", "lr: abc")
-        .replace("[8]", "[0]")
-    )
+    broken = VALID.replace("name: tiny", "name: tiny\nnmae: x").replace("lr: 1e-3", "lr: abc").replace("[8]", "[0]")
     message = problems(tmp_path, broken)
     assert "3 problems" in message.splitlines()[0]
     lines = [int(line.split()[1].rstrip(":")) for line in message.splitlines() if line.startswith("  line")]
@@ -112,9 +108,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
 
 
 def test_seeds_and_sweep_make_a_grid(tmp_path: Path) -> None:
-    text = (
-        VALID + "seeds: [0, 4]\nsweep: {stages.student.model.mlp.hidden: [[4], [8]], train.epochs: [1, 2]}\n"
-    )
+    text = VALID + "seeds: [0, 4]\nsweep: {stages.student.model.mlp.hidden: [[4], [8]], train.epochs: [1, 2]}\n"
     variants = load_variants(recipe_file(tmp_path, text))
     assert len(variants) == 8
     assert len({variant.folder for variant in variants}) == 8

@@ -15,16 +15,17 @@ from compress.checkpoint import newest_checkpoint
 from compress.datasets import Dataset, Split
 from compress.objectives import Heads
 from compress.plan import StagePlan
+from compress.progress import Progress
 from compress.recipe import StageSpec, TrainSpec
 from compress.rows import epoch_order, steps_per_epoch
-from compress.train import Progress, Teacher, Trained, Trainer, frozen
+from compress.train import Teacher, Trained, Trainer, frozen
 from export.graph import InputSignature, Normalization
 from runtime.errors import TrainingError
 
 CLASSES, SUBCLASSES = 3, 2
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     pass
 
 
@@ -60,13 +61,11 @@ def stage(*, teacher: bool = False, augment: tuple[Any, ...] = (), seed: int = 0
             else ("ce", {"subclass_auxiliary": {"weight": 0.1}}),
         }
     )
-    settings = TrainSpec.model_validate(
-        {"epochs": 4, "batch_size": 16, "optimizer": {"adam": {"lr": 0.01}}, **train}
-    )
+    settings = TrainSpec.model_validate({"epochs": 4, "batch_size": 16, "optimizer": {"adam": {"lr": 0.01}}, **train})
     heads = Heads(CLASSES, SUBCLASSES, SUBCLASSES if teacher else None)
     return StagePlan(
-        name="stage", key="key", seed=seed, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8), augment=augment,
-        teacher="teacher" if teacher else None, init_from=None, parameters=0, expect=None, resolved={},
+        name="stage", key="key", seed=seed, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8),
+        augment=augment, teacher="teacher" if teacher else None, init_from=None, parameters=0, expect=None, resolved={},
     )  # fmt: skip
 
 
@@ -103,7 +102,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     def counted(self: Trainer, index: torch.Tensor, epoch: float) -> torch.Tensor:
         nonlocal taken
         if taken == steps:
-            raise Interrupted
+            raise InterruptedRunError
         taken += 1
         return original(self, index, epoch)
 
@@ -129,15 +128,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     plan = stage(teacher=kind == "taught", augment=augment, select="best" if kind == "best" else "last")
     teacher = a_teacher() if kind == "taught" else None
     whole = train(plan, tmp_path / "whole", teacher=teacher)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         interrupt_after(patch, steps)
-        train(plan, tmp_path / "cut", teacher=teacher)
+        with pytest.raises(InterruptedRunError):
+            train(plan, tmp_path / "cut", teacher=teacher)
     resumed = train(plan, tmp_path / "cut", teacher=teacher)
     assert resumed.resumed_at_step == steps
     assert equal_weights(whole, resumed)
-    untimed = [
-        [{**record, "seconds": 0, "images_per_s": 0} for record in run.records] for run in (whole, resumed)
-    ]
+    untimed = [[{**record, "seconds": 0, "images_per_s": 0} for record in run.records] for run in (whole, resumed)]
     assert untimed[0] == untimed[1]
 
 

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from compress.datasets.augment import Crop, Flip, Translate, build_augmentation, shift
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(N: int = 64, H: int = 7, W: int = 9, channels: int = 3) -> Tensor:
+    # No zeros, so that zero fill can be told from pixels.
+    return torch.randint(1, 256, (N, H, W, channels), dtype=torch.uint8, generator=generator(7))
+
+
+def moved_one_by_one(batch: Tensor, offsets: Tensor) -> Tensor:
+    """The plain reference: pixel by pixel, image by image."""
+    out = torch.zeros_like(batch)
+    N, H, W, _ = batch.shape
+    for n in range(N):
+        down, right = offsets[n].tolist()
+        for y in range(H):
+            for x in range(W):
+                if 0 <= y - down < H and 0 <= x - right < W:
+                    out[n, y, x] = batch[n, y - down, x - right]
+    return out
+
+
+def offsets_of(batch: Tensor, out: Tensor, reach: int) -> Tensor:
+    """Find the one offset of each image that explains it (N, 2)."""
+    N, H, W, channels = batch.shape
+    padded = torch.zeros(N, H + 2 * reach, W + 2 * reach, channels, dtype=torch.uint8)
+    padded[:, reach : reach + H, reach : reach + W] = batch
+    found = torch.full((N, 2), -99)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            moved = padded[:, reach - down : reach - down + H, reach - right : reach - right + W]
+            found[(moved == out).flatten(1).all(1)] = torch.tensor([down, right])
+    return found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shift_equals_the_plain_loop(channels: int) -> None:
+    batch = images(32, channels=channels)
+    offsets = torch.randint(-4, 5, (32, 2), generator=generator(1))
+    out = shift(batch, offsets, 4)
+    assert out.dtype == torch.uint8
+    assert torch.equal(out, moved_one_by_one(batch, offsets))
+
+
+def test_shift_takes_any_memory_layout() -> None:
+    batch = images(8)
+    offsets = torch.randint(-2, 3, (8, 2), generator=generator(1))
+    strided = batch.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)  # (N, H, W, channels), stored channels first
+    assert torch.equal(shift(strided, offsets, 2), shift(batch, offsets, 2))
+
+
+@pytest.mark.parametrize("spec", [Crop(padding=2), Translate(pixels=2)])
+def test_crop_and_translate_reach_every_offset_within_the_bound_and_no_other(spec: Crop | Translate) -> None:
+    batch = images(400)
+    offsets = offsets_of(batch, spec.apply(batch, generator()), 3)
+    assert offsets.abs().max() == 2  # -99 would be an image that no offset explains
+    assert len(torch.unique(offsets, dim=0)) == 25
+
+
+def test_crop_is_padding_and_then_a_window() -> None:
+    batch, padding = images(20), 3
+    draws = torch.randint(2 * padding + 1, (20, 2), generator=generator(5))
+    padded = torch.zeros(20, 7 + 2 * padding, 9 + 2 * padding, 3, dtype=torch.uint8)
+    padded[:, padding:-padding, padding:-padding] = batch
+    expected = torch.stack([image[y : y + 7, x : x + 9] for image, (y, x) in zip(padded, draws.tolist(), strict=True)])
+    assert torch.equal(Crop(padding=padding).apply(batch, generator(5)), expected)
+
+
+def test_flip_mirrors_about_half_of_the_images_and_leaves_the_rest() -> None:
+    batch = images(4000, 2, 3, 1)
+    batch[:, :, 0], batch[:, :, 2] = 1, 2  # no image equals its mirror
+    out = Flip().apply(batch, generator())
+    mirrored = (out == batch.flip(2)).flatten(1).all(1)
+    assert torch.equal(out[~mirrored], batch[~mirrored])
+    # Five standard deviations of a fair coin thrown 4,000 times are 158.
+    assert abs(int(mirrored.sum()) - 2000) < 158
+
+
+@pytest.mark.parametrize("spec", [Crop(padding=2), Flip(), Translate(pixels=2)])
+def test_the_generator_alone_decides(spec: Crop | Flip | Translate) -> None:
+    batch = images()
+    before = batch.clone()
+    torch.manual_seed(1)
+    first = spec.apply(batch, generator(3))
+    torch.manual_seed(2)
+    assert torch.equal(spec.apply(batch, generator(3)), first)
+    assert not torch.equal(spec.apply(batch, generator(4)), first)
+    assert torch.equal(batch, before)
+
+
+def test_augmentations_are_applied_in_order_from_one_generator() -> None:
+    batch = images()
+    augment = build_augmentation((Translate(pixels=1), Flip()))
+    assert augment is not None
+    own = generator(9)
+    expected = Flip().apply(Translate(pixels=1).apply(batch, own), own)
+    assert torch.equal(augment(batch, generator(9)), expected)
+
+
+def test_no_augmentation_is_none() -> None:
+    assert build_augmentation(()) is None
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    augment = build_augmentation((Crop(padding=1), Flip()))
+    assert augment is not None
+    assert augment(torch.zeros(0, 4, 4, 1, dtype=torch.uint8), generator()).shape == (0, 4, 4, 1)
+
+
+@pytest.mark.gpu
+def test_a_cpu_generator_gives_the_same_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    batch = images()
+    augment = build_augmentation((Crop(padding=2), Flip(), Translate(pixels=1)))
+    assert augment is not None
+    assert torch.equal(augment(batch.cuda(), generator(1)).cpu(), augment(batch, generator(1)))
