@@ -65,8 +65,7 @@ class Shards:
         for batch in self.batches(column):
             kind = batch.type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-                # Not batch.field(): that forgets the nulls of the struct itself.
-                batch = pc.struct_field(batch, "bytes")
+                batch = batch.field("bytes")  # null where the struct is: parquet stores nothing below a null
             if not _is_binary(batch.type):
                 raise DataError(
                     f"{self.paths[0]}: column '{column}' is {kind}, expected encoded images: "

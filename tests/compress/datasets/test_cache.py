@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from compress.datasets import DataSpec, cache, load, parquet_folder
+from compress.datasets.decode import ImageOptions
 
 PETS = DataSpec.model_validate({"source": {"parquet": {"path": "pets"}}})
 
@@ -55,6 +56,19 @@ def test_other_files_or_options_are_other_entries(pets: Path, tmp_path: Path, de
     test.write_bytes(train.read_bytes())
     assert len(load(PETS, seed=0, data_root=pets, cache=tmp_path).test) == 18
     assert decoded == [30, 6, 30, 6, 18]
+
+
+def test_the_key_hangs_on_everything_that_decides_the_pixels() -> None:
+    plain, shape = ImageOptions(), (6, 5, 1)
+    keys = {
+        cache.cache_key(["a", "b"], plain, shape),
+        cache.cache_key(["b", "a"], plain, shape),
+        cache.cache_key(["a", "b"], plain, (5, 6, 1)),
+        cache.cache_key(["a", "b"], ImageOptions(mode="grey"), shape),
+        cache.cache_key(["a", "b"], ImageOptions(size=(6, 5)), shape),
+        cache.cache_key(["a", "b"], plain, shape, image_column="picture"),
+    }
+    assert len(keys) == 6
 
 
 def flip_a_pixel(entry: Path) -> None:

@@ -126,7 +126,7 @@ def test_an_unknown_class_in_test_is_named(birds: Path) -> None:
 def test_a_folder_without_images_is_refused(birds: Path, empty: str) -> None:
     shutil.rmtree(birds / empty)
     (birds / empty).mkdir()
-    with pytest.raises(DataError, match="no images|no class directories") as caught:
+    with pytest.raises(DataError, match=r"no images|no class directories") as caught:
         load(spec(birds), seed=0)
     assert "Put " in caught.value.remedy
 

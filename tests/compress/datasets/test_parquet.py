@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from compress.datasets import DataSpec, describe, fingerprint, load
 from export.graph import InputSignature, Normalization
@@ -45,10 +48,6 @@ def test_colour_images_and_plain_binary_columns(
 
 
 def _lossless_webp(pixels: np.ndarray) -> bytes:
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="WEBP", lossless=True)
     return buffer.getvalue()
@@ -183,7 +182,7 @@ def test_a_missing_folder_says_what_to_put_where(tmp_path: Path) -> None:
 
 
 def bad_pets(pets: Path, random_images: Any, encode: Any, write_parquet: Any) -> Path:
-    """12 train rows, of which 1 (garbage), 2 (cut short), 4 (null), 5 (size), 7 (label), 8 (null label), 9 (16 bit) are bad."""
+    """12 train rows; bad are 1 (garbage), 2 (cut short), 4 (null), 5 (size), 7 (label), 8 (null label), 9 (16 bit)."""
     images: list[bytes | None] = [encode(pixels) for pixels in random_images(12)]
     labels: list[int | None] = [i % 3 for i in range(12)]
     images[1], images[2], images[4] = b"garbage", (images[2] or b"")[:60], None
@@ -237,8 +236,24 @@ def test_bad_rows_within_the_budget_are_dropped_with_a_warning(
     np.testing.assert_array_equal(dataset.train.inputs[..., 0], random_images(12)[[0, 3, 6, 10, 11]])
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 2]
     assert "dropped 7 unusable row(s), 7 allowed: train row 1 (" in caplog.text
-    with pytest.raises(DataError, match="7 unusable row.*, 6 allowed"):
+    with pytest.raises(DataError, match=r"7 unusable row.*, 6 allowed"):
         load(spec(bad_rows={"skip_at_most": 6}), seed=0, data_root=root, cache=tmp_path / "cache")
+
+
+def test_a_null_image_is_null_whatever_lies_below_it(pets: Path, encode: Any, random_images: Any) -> None:
+    blobs = pa.array([encode(pixels) for pixels in random_images(3)], pa.binary())
+    paths = pa.array([None] * 3, pa.string())
+    mask = pa.array([False, True, False])
+    images = pa.StructArray.from_arrays([blobs, paths], names=["bytes", "path"], mask=mask)
+    pq.write_table(pa.table({"image": images, "label": [0, 1, 2]}), pets / "pets" / "test-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"test row 1 \(no image: null\)"):
+        load(spec(), seed=0, data_root=pets)
+
+
+def test_negative_labels_are_no_class(tmp_path: Path, encode: Any, write_parquet: Any, random_images: Any) -> None:
+    folder = one_split(tmp_path, encode, write_parquet, random_images, [0, -1, 1, 1])
+    with pytest.raises(DataError, match=r"train row 1 \(label is -1, which is none of the 2 classes\)"):
+        load(spec(str(folder)), seed=0)
 
 
 def test_many_bad_rows_are_counted(pets: Path, write_parquet: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from compress.datasets import SOURCES, DataSpec, declare
+from compress.datasets import SOURCES, DataSpec, Declaration, declare
 from compress.datasets.augment import Crop, Flip
 from compress.datasets.spec import ChannelStatistics, SkipAtMost
 from export.graph import InputSignature, Normalization
@@ -13,13 +13,8 @@ from export.graph import InputSignature, Normalization
 
 def test_a_source_is_enough() -> None:
     spec = DataSpec.model_validate({"source": "digits"})
-    assert (spec.source.kind, spec.relabel, spec.validation, spec.normalize, spec.augment) == (
-        "digits",
-        None,
-        None,
-        "dataset",
-        (),
-    )
+    assert (spec.source.kind, spec.relabel, spec.validation) == ("digits", None, None)
+    assert (spec.normalize, spec.augment, spec.bad_rows) == ("dataset", (), "refuse")
     assert spec.allowed_bad_rows == 0
 
 
@@ -119,11 +114,6 @@ def test_a_declaration_is_that_of_the_view() -> None:
 
 def test_what_only_the_files_know_is_left_open() -> None:
     declaration = declare(DataSpec.model_validate({"source": {"folder": {"path": "x"}}, "relabel": {"modulo": 2}}))
-    assert (declaration.classes, declaration.class_names, declaration.signature, declaration.rows) == (
-        2,
-        None,
-        None,
-        None,
-    )
+    assert declaration == Declaration(classes=2)
     sized = {"folder": {"path": "x", "size": (4, 6), "mode": "rgb"}}
     assert declare(DataSpec.model_validate({"source": sized})).signature == InputSignature(shape=(4, 6, 3))
