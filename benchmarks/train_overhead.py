@@ -31,7 +31,8 @@ from compress.objectives import OBJECTIVES, Heads
 from compress.optimization import AdamSpec
 from compress.plan import StagePlan
 from compress.recipe import StageSpec, TrainSpec
-from compress.train import Teacher, Trainer, frozen
+from compress.teacher import Teacher, frozen
+from compress.train import Trainer
 from export.graph import InputSignature, Normalization
 from runtime.files import write_json
 

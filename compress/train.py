@@ -31,6 +31,7 @@ from compress.optimization import rate_factor
 from compress.plan import StagePlan
 from compress.progress import Notify, Progress
 from compress.rows import Rows, epoch_order, steps_per_epoch
+from compress.teacher import Teacher, TeacherOutputs
 from export.graph import Preprocess
 from runtime.errors import TrainingError
 from runtime.files import write_atomically, write_json
@@ -47,14 +48,6 @@ class Trained:
     records: tuple[dict[str, Any], ...]
     epoch: int
     resumed_at_step: int | None
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A frozen model in evaluation mode, and its head."""
-
-    model: Classifier
-    subclasses: int
 
 
 @dataclass
@@ -94,7 +87,6 @@ class Trainer:
         self.checkpoint_every_s = checkpoint_every_s
         self.train_rows = Rows(dataset.train, device)
         self.validation_rows = Rows(dataset.validation, device) if len(dataset.validation) else None
-        self.teacher = teacher
         self.augment = build_augmentation(stage.augment)
         self.augment_generator = torch.Generator(device).manual_seed(stage.seed)
         self.preprocess = Preprocess(dataset.signature, dataset.normalization).to(device)
@@ -111,6 +103,7 @@ class Trainer:
         if initial is not None:
             self.model.load_state_dict(dict(initial))
         self.objective = Objective(stage.spec.objective, stage.heads).to(device)
+        self.teacher = TeacherOutputs(teacher, self.objective.needs)
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = self.settings.optimizer.build(parameters)
         self.parameters = parameters
@@ -124,7 +117,7 @@ class Trainer:
         Raises TrainingError when the loss stops being finite; the last good checkpoint is kept.
         """
         self._resume()
-        self._teacher_logits = self._precomputed_teacher_logits()
+        self._prepare_teacher()
         self.last_checkpoint = time.monotonic()
         while self.position.epoch < self.settings.epochs:
             self._train_epoch()
@@ -174,7 +167,7 @@ class Trainer:
         self._set_rate(epoch)
         with self._autocast():
             output = self._forward(x)
-            taught = self._taught(index, x)
+            taught = self.teacher(index, x)
         losses = self.objective(output, taught, labels)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -202,26 +195,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
 
-    def _taught(self, index: Tensor, x: Tensor) -> Output | None:
-        if self.teacher is None or not self.objective.needs:
-            return None
-        if self._teacher_logits is not None:
-            nothing = self._teacher_logits.new_empty(0)
-            return Output(self._teacher_logits[index], nothing, ())
-        with torch.no_grad():
-            return self.teacher.model(x)
-
-    def _precomputed_teacher_logits(self) -> Tensor | None:
-        """Return the teacher's logits on every training row, where they are all it gives and inputs never change."""
-        if self.teacher is None or self.objective.needs != {"logits"} or self.augment is not None:
-            return None
+    def _prepare_teacher(self) -> None:
+        if self.augment is not None:
+            return  # its inputs change from epoch to epoch
         with self._autocast():
-            logits = predict(self.teacher.model, self.preprocess, self.train_rows)
-        self.notify(f"{self.stage.name}: teacher logits of {len(logits):,} rows computed once and kept")
-        return logits
+            computed = self.teacher.precompute(self.train_rows, self.preprocess)
+        if computed:
+            self.notify(f"{self.stage.name}: teacher logits of {len(self.train_rows):,} rows computed once and kept")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+        if self.settings.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _account(self, pending: list[Tensor], order: Tensor) -> None:
         """Add the losses of the last steps to the epoch's sums; refuse NaN and Inf."""
@@ -360,8 +345,3 @@ def own_random_state() -> Iterator[None]:
     """Leave the caller's random states as they were, whatever the block draws."""
     with torch.random.fork_rng():
         yield
-
-
-def frozen(model: Classifier, subclasses: int) -> Teacher:
-    """Return `model` as a teacher: evaluation mode, no gradients."""
-    return Teacher(model.eval().requires_grad_(False), subclasses)

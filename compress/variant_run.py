@@ -25,7 +25,8 @@ from compress.progress import Notify
 from compress.recipe import LocalSpec
 from compress.recipe_report import did_you_mean
 from compress.rows import Rows
-from compress.train import Teacher, Trainer, frozen, own_random_state
+from compress.teacher import Teacher, frozen
+from compress.train import Trainer, own_random_state
 from export.bundle import write_bundle
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess

@@ -7,10 +7,11 @@ to every function here; callers hand them over without a graph. Half-precision i
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from export.fold import by_class
@@ -29,10 +30,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     With `smoothing` b the target is 1 - b on the true class and b / (C - 1) on each other one, as the papers print it
     (PyTorch's own option spreads b / C over all classes, the true one included).
     """
-    log_p = F.log_softmax(_at_least_float32(logits), dim=1)  # (N, C)
-    true = log_p.gather(1, labels[:, None]).squeeze(1)  # (N,)
+    logits = _at_least_float32(logits)
     if smoothing == 0.0:
-        return -true.mean()
+        return F.cross_entropy(logits, labels)
+    log_p = F.log_softmax(logits, dim=1)  # (N, C)
+    true = log_p.gather(1, labels[:, None]).squeeze(1)  # (N,)
     others = (log_p.sum(1) - true) / max(log_p.shape[1] - 1, 1)
     return -((1 - smoothing) * true + smoothing * others).mean()
 
@@ -51,23 +53,33 @@ def kl_divergence(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale
     result_type = student.dtype
     if tau > FLOAT32_TAU:
         student, teacher = student.double(), teacher.double()
-    log_p = F.log_softmax(teacher / tau, dim=1)
-    log_q = F.log_softmax(student / tau, dim=1)
-    return (_factor(tau, rescale) * _divergence(log_p, log_q).mean()).to(result_type)
+    divergence: Tensor = _SoftenedKL.apply(student / tau, teacher / tau)
+    return (_factor(tau, rescale) * divergence).to(result_type)
 
 
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p ‖ q) (N,) of log probabilities (N, K), as the sum of p log(p/q) + q - p.
+class _SoftenedKL(torch.autograd.Function):
+    """KL(softmax(teacher) ‖ softmax(student)) of logits (N, K), mean over the batch; once differentiable, by student.
 
-    The added q - p sums to zero over K and makes every share non-negative. Without it the shares of nearly
-    equal distributions cancel to noise of either sign, far larger than the divergence itself.
+    The value is the sum of p log(p/q) + q - p. The added q - p sums to zero over K and makes every share
+    non-negative; without it the shares of nearly equal distributions cancel to noise of either sign, far larger than
+    the divergence itself. The gradient is written down, (q - p) / N, because the many small operations of the value
+    would otherwise cost a small student as much as its own step.
     """
-    ratio = log_p - log_q  # (N, K)
-    p, q = log_p.exp(), log_q.exp()
-    near = ratio.abs() < 1
-    # expm1 may overflow for the others, and would then spoil the gradient even where it is not taken.
-    small = torch.where(near, ratio, 0.0)
-    return torch.where(near, p * (small + torch.expm1(-small)), p * ratio + (q - p)).sum(1)
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)  # (N, K)
+        p, q = log_p.exp(), log_q.exp()
+        ctx.save_for_backward(p, q)
+        ratio = log_p - log_q
+        shares = torch.where(ratio.abs() < 1, p * (ratio + torch.expm1(-ratio)), p * ratio + (q - p))
+        return shares.sum(1).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        p, q = ctx.saved_tensors
+        return (q - p) * (gradient / len(p)), None
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale = "tau2") -> Tensor:

@@ -33,10 +33,10 @@ def stage_folder(project: Any, name: str) -> Path:
     return project.runs / "stages" / plan.stage(name).key
 
 
-def flip(path: Path, find: bytes | None = None) -> None:
-    """Change one byte: in the middle, or the last one of `find`."""
+def flip(path: Path, after: bytes | None = None) -> None:
+    """Change one byte: in the middle, or the one that follows `after`."""
     data = bytearray(path.read_bytes())
-    position = len(data) // 2 if find is None else data.index(find) + len(find) - 1
+    position = len(data) // 2 if after is None else data.index(after) + len(after)
     data[position] ^= 1
     path.write_bytes(data)
 
@@ -57,8 +57,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "stage empty": lambda folder: (folder / "stage.json").write_bytes(b""),
     "stage not text": lambda folder: (folder / "stage.json").write_bytes(b"\xff\xfe{"),
     "stage not a mapping": lambda folder: (folder / "stage.json").write_text("[]"),
-    "a flipped digit in a metric": lambda folder: flip(folder / "stage.json", b'"correct": 3'),
-    "a flipped digit in the key": lambda folder: flip(folder / "stage.json", b'"key": "0'[:8]),
+    "a flipped digit in a metric": lambda folder: flip(folder / "stage.json", b'"correct": '),
+    "a flipped digit in the key": lambda folder: flip(folder / "stage.json", b'"key": "'),
 }
 
 

@@ -18,7 +18,8 @@ from compress.plan import StagePlan
 from compress.progress import Progress
 from compress.recipe import StageSpec, TrainSpec
 from compress.rows import epoch_order, steps_per_epoch
-from compress.train import Teacher, Trained, Trainer, frozen
+from compress.teacher import Teacher, frozen
+from compress.train import Trained, Trainer
 from export.graph import InputSignature, Normalization
 from runtime.errors import TrainingError
 
