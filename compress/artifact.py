@@ -96,6 +96,7 @@ class StageStore:
                 "log.jsonl": sha256_of_file(folder / "log.jsonl"),
             },
         }
+        record["record_sha256"] = _record_hash(record)
         write_json(folder / "stage.json", record)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         return StageArtifact(folder, record)
@@ -106,6 +107,8 @@ def _damage(folder: Path, key: str) -> str | None:
         record = json.loads((folder / "stage.json").read_text())
         if record["format_version"] != FORMAT_VERSION or record["key"] != key:
             return "stage.json is of another stage or version"
+        if record["record_sha256"] != _record_hash(record):
+            return "stage.json does not match its checksum"
         for name, expected in record["sha256"].items():
             if sha256_of_file(folder / name) != expected:
                 return f"{name} does not match its checksum"
@@ -114,6 +117,12 @@ def _damage(folder: Path, key: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "stage.json cannot be read"
     return None
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    """Return the sha256 of all that stage.json says, but for this very hash."""
+    content = {name: value for name, value in record.items() if name != "record_sha256"}
+    return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def versions() -> dict[str, str]:

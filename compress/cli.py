@@ -359,12 +359,13 @@ def _run(recipe: str, until: Step, as_json: bool, *, stage: str | None = None, *
     terminal.announce(plans, settings.runs)
     outcome = run_plans(plans, settings, narrator, until=until, only=stage)
     narrator.close()
-    terminal.print_outcome(outcome, plans, until, as_json)
+    terminal.print_outcome(outcome, recipe, until, as_json)
     outcome.require_gates()
 
 
 def _is_bundle(target: str) -> bool:
-    return (Path(target) / "manifest.json").exists()
+    # Any folder: a recipe is a file or a name, and what a bundle lacks is for its reader to say.
+    return Path(target).is_dir()
 
 
 def _bundle_of(target: str, runs: Path) -> Path:

@@ -28,6 +28,8 @@ STYLE: Any = {
     "ytick.color": "#555555",
     "legend.frameon": False,
 }
+# All of matplotlib's own fields: without them there is no metadata element and no web address in it.
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def svg_of(name: str, draw: Callable[[Figure], None], width: float = 6.2, height: float = 3.6) -> str:
@@ -36,7 +38,7 @@ def svg_of(name: str, draw: Callable[[Figure], None], width: float = 6.2, height
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -118,7 +120,9 @@ def accuracy_against_latency(rows: Sequence[Row]) -> str:
                 capsize=3,
             )
             label = f"{row.name}{', ' + row.variant if row.variant else ''}\n{row.size_bytes / 1000:,.1f} kB"
-            axes.annotate(label, (x, y), xytext=(8, 6), textcoords="offset points", fontsize=9, color=colour)
+            axes.annotate(
+                label, (x, y), xytext=(8, 6), textcoords="offset points", fontsize=9, color=colour, parse_math=False
+            )
         axes.set(xlabel=f"latency of one call, {unit} (dot: p50, bar: to p90)", ylabel="test accuracy, %")
         # From zero: a device's budget is an amount, and two files a hair apart should look so.
         axes.set_xlim(0, 1.35 * factor * max(row.p90_ms or row.p50_ms or 0.0 for row in rows))
@@ -138,8 +142,8 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
         axes.grid(visible=False)
         axes.set(xlabel="predicted", ylabel="true")
         if classes <= 20:
-            axes.set_xticks(range(classes), names, rotation=45 if max(map(len, names)) > 3 else 0)
-            axes.set_yticks(range(classes), names)
+            axes.set_xticks(range(classes), names, rotation=45 if max(map(len, names)) > 3 else 0, parse_math=False)
+            axes.set_yticks(range(classes), names, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
                 axes.text(
                     j,
@@ -164,8 +168,8 @@ def subclass_agreement(counts: np.ndarray, subclass_names: Sequence[str], hidden
         axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
         axes.grid(visible=False)
         axes.set(xlabel="invented subclass", ylabel="hidden label")
-        axes.set_xticks(range(len(subclass_names)), subclass_names, rotation=45)
-        axes.set_yticks(range(len(hidden_names)), hidden_names)
+        axes.set_xticks(range(len(subclass_names)), subclass_names, rotation=45, parse_math=False)
+        axes.set_yticks(range(len(hidden_names)), hidden_names, parse_math=False)
         if counts.size <= 400:
             for (i, j), share in np.ndenumerate(shares):
                 if share >= 0.005:

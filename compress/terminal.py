@@ -25,7 +25,9 @@ NOT_A_TERMINAL_WIDTH = 160  # wide enough that no row of the result table is wra
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else NOT_A_TERMINAL_WIDTH)
+    width = None if stream.isatty() else NOT_A_TERMINAL_WIDTH
+    # No markup: brackets in paths, in settings and in 'edgefold[train]' are text.
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 class Narrator:
@@ -149,19 +151,18 @@ def _state(stage: StagePlan, runs: Path) -> str:
     return "to continue" if any((folder / "checkpoint").glob("*.json")) else "to train"
 
 
-def print_outcome(outcome: Outcome, plans: Sequence[Plan], until: str, as_json: bool) -> None:
-    """Show the result table, where the report lies, and what to type next."""
+def print_outcome(outcome: Outcome, recipe: str, until: str, as_json: bool) -> None:
+    """Show the result table, where the report lies, and what to type next; `recipe` is as the user named it."""
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))
         return
     console = _console(stderr=False)
     console.print(result_table(outcome.rows))
-    name = plans[0].recipe.name
     if outcome.report is not None:
         console.print(f"\nreport  {outcome.report}", soft_wrap=True)
     bundles = sorted(outcome.folder.rglob("bundle/manifest.json"))
     if until == "train":
-        console.print(f"next    edgefold run {name}", soft_wrap=True)
+        console.print(f"next    edgefold run {recipe}", soft_wrap=True)
     elif bundles:
         console.print(f"next    edgefold bench {bundles[0].parent} --threads 2", soft_wrap=True)
 

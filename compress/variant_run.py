@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -27,14 +26,14 @@ from compress.recipe_report import did_you_mean
 from compress.rows import Rows
 from compress.teacher import Teacher, frozen
 from compress.train import Trainer, own_random_state
-from export.bundle import write_bundle
+from export.bundle import npz_bytes, write_bundle
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.to_onnx import onnx_from_graph
 from export.verify import require_parity, verify_format
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError, EngineError, GateError, UsageError
-from runtime.files import remove_leftovers, write_atomically, write_json
+from runtime.files import remove_leftovers, sha256_of_bytes, sha256_of_file, write_atomically, write_json
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
@@ -69,6 +68,10 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"device '{name}' is not known", "Use auto, cpu, cuda or cuda:0.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported", "Use auto, cpu, cuda or cuda:0.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
+        raise UsageError(f"device '{name}' is not here: there are {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is usable here", "Use --device cpu, or see `edgefold doctor`.")
     return device
@@ -332,9 +335,8 @@ class VariantRun:
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        rows = self._rows_file()
-        run_device_side("accuracy", bundle.path, "--format", format_name, "--data", rows, "--output", target)
-        result = json.loads(target.read_text())
+        options = ["--format", format_name, "--data", self._rows_file()]
+        result = self._from_device_side("accuracy", bundle.path, *options)
         result["rows_unlike_torch"] = self._rows_unlike_torch(result["predictions"])
         write_json(target, result)
         return result
@@ -347,7 +349,7 @@ class VariantRun:
 
     def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
         bundle = self.export()
-        file = self.folder / f"bench.{format_name}.{target.kind}.json"
+        file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
         settings = {**target.model_dump(), "quick": target.quick or self.settings.quick}
         kept = self.result(file.name)
         if kept is not None and kept["settings"] == settings:
@@ -357,21 +359,33 @@ class VariantRun:
             f"measuring latency of {format_name} on this machine, {target.threads} thread(s), batch {target.batch}"
         )
         options = ["--format", format_name, "--threads", target.threads, "--batch", target.batch, *quick]
-        run_device_side("bench", bundle.path, *options, "--output", file)
-        result = json.loads(file.read_text())
+        result = self._from_device_side("bench", bundle.path, *options)
         result["settings"] = settings
         write_json(file, result)
         return result
 
+    def _from_device_side(self, verb: str, *arguments: object) -> dict[str, Any]:
+        """Return what a verb of the device side wrote. The file is not yet a result: what is added here is missing."""
+        beside = self.folder / f".{verb}.json.part"
+        run_device_side(verb, *arguments, "--output", beside)
+        result = json.loads(beside.read_text())
+        beside.unlink()
+        return result
+
     def _rows_file(self) -> Path:
-        """Return an .npz of the test rows for the device side; one file for all runs on the same rows."""
+        """Return an .npz of the test rows for the device side; written again when the recipe's rows have changed."""
         test = self.dataset.test
         path = self.folder / "test_rows.npz"
-        if not path.exists():
-            buffer = io.BytesIO()
-            np.savez(buffer, inputs=test.inputs, labels=test.labels, row_ids=test.row_ids)
-            write_atomically(path, buffer.getvalue())
+        data = npz_bytes({"inputs": test.inputs, "labels": test.labels, "row_ids": test.row_ids})
+        if not path.exists() or sha256_of_file(path) != sha256_of_bytes(data):
+            write_atomically(path, data)
         return path
+
+
+def _target_name(target: LocalSpec) -> str:
+    """Return the part of a bench file's name that keeps a recipe's targets apart."""
+    usual = (target.threads, target.batch) == (1, 1)
+    return target.kind if usual else f"{target.kind}-threads-{target.threads}-batch-{target.batch}"
 
 
 def run_device_side(verb: str, *arguments: object) -> None:
@@ -387,5 +401,7 @@ def run_device_side(verb: str, *arguments: object) -> None:
     done = subprocess.run(command, cwd=Path(runtime.__file__).parents[1], capture_output=True, text=True)
     if done.returncode == 0:
         return
-    message = done.stderr.strip() or f"python -m runtime {verb} ended with {done.returncode}"
+    # Progress comes before the error, and whoever prints this error puts "error:" before it again.
+    message = f"\n{done.stderr}".rpartition("\nerror: ")[2].strip()
+    message = message or f"python -m runtime {verb} ended with {done.returncode}"
     raise {2: UsageError, 3: GateError}.get(done.returncode, EngineError)(message)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from compress.cli import main
 from compress.pipeline import Outcome, plans_of, run_plans
-from compress.train import Progress
+from compress.progress import Progress
 from compress.variant_run import Settings
 
 TINY = """\

@@ -219,9 +219,7 @@ def test_a_second_process_waits_says_so_and_then_finishes(
 
     releaser = threading.Thread(target=release)
     releaser.start()
-    outcome = run_plans(
-        plans_of(project.recipe, None), Settings(project.runs, None, "cpu"), listen, until="train"
-    )
+    outcome = run_plans(plans_of(project.recipe, None), Settings(project.runs, None, "cpu"), listen, until="train")
     releaser.join()
     assert still_held == [True]
     assert holder.wait(timeout=20) == 0

@@ -20,9 +20,7 @@ BUNDLE_VERBS = ("bench", "accuracy", "verify")
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
-    return {
-        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
-    }
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
 def assert_refused(result: Result, *parts: str) -> None:
@@ -181,9 +179,7 @@ def test_a_corrupt_image_in_a_folder(
     assert_refused(with_data("{folder: {path: pets}}"), f"train row {int(name[:2])} (", "skip_at_most: 1")
 
 
-def test_the_bad_row_is_dropped_where_the_recipe_allows_it(
-    project: Any, image_folder: Callable[..., Path]
-) -> None:
+def test_the_bad_row_is_dropped_where_the_recipe_allows_it(project: Any, image_folder: Callable[..., Path]) -> None:
     folder = image_folder(project.folder / "data" / "pets")
     (folder / "dog" / "07.png").write_bytes(b"no image")
     project.edit(

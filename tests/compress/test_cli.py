@@ -59,7 +59,16 @@ def test_run_shows_the_plan_then_a_line_an_epoch_then_the_table(finished: Any) -
     assert "epoch" not in results
 
     header, *table = results.splitlines()
-    for column in ("parameters", "test accuracy", "95 % interval", "agrees with teacher", "size", "p50", "p90", "parity"):
+    for column in (
+        "parameters",
+        "test accuracy",
+        "95 % interval",
+        "agrees with teacher",
+        "size",
+        "p50",
+        "p90",
+        "parity",
+    ):
         assert column in header
     assert [line.split("  ")[0] for line in table[:3]] == ["teacher", "student", "student · onnx"]
     assert "passed" in table[2]
@@ -168,9 +177,7 @@ def test_bench_of_a_bundle_and_of_a_recipe(finished: Any, tmp_path: Path) -> Non
     assert str(output) in result.stderr
 
 
-def test_accuracy_takes_the_runs_test_rows_and_the_bundles_samples_elsewhere(
-    finished: Any, tmp_path: Path
-) -> None:
+def test_accuracy_takes_the_runs_test_rows_and_the_bundles_samples_elsewhere(finished: Any, tmp_path: Path) -> None:
     result = finished.invoke("accuracy", finished.recipe, "--json")
     assert result.exit_code == 0, result.output
     measured = json.loads(result.stdout)
@@ -287,20 +294,19 @@ def test_list_shows_options_with_their_defaults() -> None:
 
 
 def test_doctor_reports_each_package_engine_and_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "data [set]"
-    folder.mkdir()
-    monkeypatch.setenv("EDGEFOLD_DATA", str(folder))
+    (tmp_path / "data [set]").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEFOLD_DATA", "data [set]")
     findings = {finding["what"]: finding for finding in json.loads(invoke("doctor", "--json").stdout)}
     assert findings["torch (training and export)"]["usable"] is True
     assert findings["engine onnxruntime"]["usable"] is True
     assert "CPUExecutionProvider" in findings["engine onnxruntime"]["found"]
     assert {"python", "device cpu", "device cuda"} <= set(findings)
-    assert findings["EDGEFOLD_DATA"]["found"] == str(folder)
+    assert findings["EDGEFOLD_DATA"]["found"] == "data [set]"
     result = invoke("doctor")
     assert result.exit_code == 0
     assert result.stderr == ""
-    # Long paths are wrapped, so their blanks are not looked at.
-    assert re.sub(r"\s", "", folder.name) in re.sub(r"\s", "", result.stdout)
+    assert re.search(r"ok\s+EDGEFOLD_DATA\s+data \[set\]", result.stdout)
 
 
 def test_doctor_says_how_to_get_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +348,13 @@ def test_an_unknown_stage_is_refused(project: Any) -> None:
 
 
 def test_unknown_verbs_and_options_are_usage_errors() -> None:
-    for arguments in (["rnu"], ["run"], ["run", "quickstart", "--nope"], ["list", "colours"], ["bench", "x", "--threads", "0"]):
+    for arguments in (
+        ["rnu"],
+        ["run"],
+        ["run", "quickstart", "--nope"],
+        ["list", "colours"],
+        ["bench", "x", "--threads", "0"],
+    ):
         result = invoke(*arguments)
         assert result.exit_code == 2
         assert "Traceback" not in result.output

@@ -131,8 +131,6 @@ def test_strips_are_grey_or_colour(channels: int, shape: tuple[int, ...]) -> Non
 
 
 def test_one_subclass_a_class_counts_classes() -> None:
-    made = build_gallery(
-        "s", logits_of([0, 1, 1], 2), images(3), class_names=NAMES, hidden=None, hidden_names=None
-    )
+    made = build_gallery("s", logits_of([0, 1, 1], 2), images(3), class_names=NAMES, hidden=None, hidden_names=None)
     assert [each.name for each in made.subclasses] == ["even · 1", "odd · 1"]
     assert [each.share for each in made.subclasses] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]

@@ -17,7 +17,7 @@ from compress.recipe import LocalSpec
 from compress.variant_run import Settings, VariantRun, run_device_side
 from export.fold import fold_logits
 from runtime.bundle import open_bundle
-from runtime.errors import EdgefoldError, GateError, UsageError
+from runtime.errors import GateError, UsageError
 from runtime.runners import open_runner
 
 BUNDLE_FILES = {"manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
@@ -130,9 +130,7 @@ def test_the_runtimes_accuracy_is_torchs_to_the_last_image(finished: Any) -> Non
     assert measured["predictions"] == {str(row): label for row, label in zip(row_ids, predicted, strict=True)}
 
 
-def test_rows_on_which_the_export_differs_from_torch_are_named(
-    project: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_on_which_the_export_differs_from_torch_are_named(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.results / "accuracy.onnx.json").unlink()
     run = opened(project)
     true_logits = run._reference_logits()
@@ -217,9 +215,7 @@ def test_verify_of_a_recipe_fails_with_exit_code_3_too(project: Any, monkeypatch
         ("100", "no_worse_by: 0.1", 3),
     ],
 )
-def test_a_published_number_sets_the_exit_code(
-    project: Any, published: str, tolerance: str, exit_code: int
-) -> None:
+def test_a_published_number_sets_the_exit_code(project: Any, published: str, tolerance: str, exit_code: int) -> None:
     before = bundle_bytes(project)
     test = opened(project).artifacts["student"].metrics["test"]
     ours = 100 * test["correct"] / test["total"]
@@ -245,8 +241,7 @@ def test_a_published_number_sets_the_exit_code(
 def test_an_expectation_of_an_earlier_stage_is_judged_as_well(project: Any) -> None:
     project.edit(
         "objective: [ce, subclass_auxiliary]",
-        "objective: [ce, subclass_auxiliary]\n"
-        "    expect: {test_error_percent: 0, no_worse_by: 1, source: nowhere}",
+        "objective: [ce, subclass_auxiliary]\n    expect: {test_error_percent: 0, no_worse_by: 1, source: nowhere}",
     )
     outcome, narration = project.run(until="train")
     assert narration.trained == []
@@ -324,22 +319,30 @@ def test_each_target_of_a_recipe_keeps_its_own_measurement(project: Any, device_
 @pytest.mark.parametrize(
     ("file", "key"), [("accuracy.onnx.json", "rows_unlike_torch"), ("bench.onnx.local.json", "settings")]
 )
-def test_a_run_killed_after_the_device_side_wrote_goes_on(
+def test_a_run_killed_right_after_the_device_side_wrote_goes_on(
     project: Any, monkeypatch: pytest.MonkeyPatch, file: str, key: str
 ) -> None:
     # The device side's file is whole by then, but without what this side adds to it.
     path = project.results / file
-    kept = path.read_bytes()
-    cut = read(path)
-    del cut[key]
-    path.write_text(json.dumps(cut))
+    before = read(path)
+    path.unlink()
 
-    def measure_again(verb: str, *arguments: object) -> None:
-        path.write_bytes(kept)
+    def write(verb: str, *arguments: object) -> None:
+        output = Path(str(arguments[arguments.index("--output") + 1]))
+        output.write_text(json.dumps({name: value for name, value in before.items() if name != key}))
 
-    monkeypatch.setattr(variant_run, "run_device_side", measure_again)
+    def write_and_die(verb: str, *arguments: object) -> None:
+        write(verb, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(variant_run, "run_device_side", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            project.run()
+    monkeypatch.setattr(variant_run, "run_device_side", write)
     project.run()
-    assert read(path)[key] == json.loads(kept)[key]
+    assert read(path) == before
+    assert not list(project.results.glob(".*.part"))
 
 
 def test_a_truncated_measurement_is_made_again(project: Any, device_side: list[Any]) -> None:
@@ -400,9 +403,7 @@ def test_training_one_stage_of_an_exported_recipe_shows_that_stage(project: Any)
 
 
 @pytest.mark.parametrize(("verb", "options"), [("accuracy", ()), ("bench", ("--quick",))])
-def test_what_the_device_side_refuses_comes_as_one_message(
-    tmp_path: Path, verb: str, options: tuple[str, ...]
-) -> None:
+def test_what_the_device_side_refuses_comes_as_one_message(tmp_path: Path, verb: str, options: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
         run_device_side(verb, tmp_path / "nothing", *options)
     assert caught.value.exit_code == 2
@@ -429,9 +430,7 @@ def test_an_unknown_stage_names_the_nearest(project: Any) -> None:
     assert "Did you mean 'student'?" in caught.value.remedy
 
 
-def test_a_recipe_without_export_ends_after_training_with_a_report(
-    empty_project: Any, untrained_text: str
-) -> None:
+def test_a_recipe_without_export_ends_after_training_with_a_report(empty_project: Any, untrained_text: str) -> None:
     outcome, _ = empty_project.run(empty_project.write(untrained_text))
     assert [row.name for row in outcome.rows] == ["plain"]
     assert outcome.report is not None
@@ -443,6 +442,6 @@ def test_settings_of_a_target_are_those_of_the_recipe(finished: Any) -> None:
     assert settings == {**settings, **LocalSpec(quick=True).model_dump()}
 
 
-def test_every_error_of_a_run_is_of_the_tree(project: Any) -> None:
-    with pytest.raises(EdgefoldError, match="device 'gpu' is not known"):
+def test_an_unknown_device_is_refused_before_any_work(project: Any) -> None:
+    with pytest.raises(UsageError, match="device 'gpu' is not known"):
         VariantRun(plans_of(project.recipe, None)[0], Settings(project.runs, None, "gpu"), print)

@@ -97,9 +97,7 @@ def test_equal_recipes_have_equal_keys_and_stages_have_keys_of_their_own(plan_of
         ("export: {stage: student}", "expect: {test_error_percent: 1, within: 2, source: x}"),
     ],
 )
-def test_what_does_not_decide_the_weights_is_in_no_key(
-    plan_of: Callable[..., Plan], old: str, new: str
-) -> None:
+def test_what_does_not_decide_the_weights_is_in_no_key(plan_of: Callable[..., Plan], old: str, new: str) -> None:
     assert keys(plan_of(replaced(old, new))) == keys(plan_of())
 
 
@@ -129,9 +127,7 @@ def test_seed_and_data_options_are_in_every_key(plan_of: Callable[..., Plan], ol
 
 def test_views_of_the_same_number_of_classes_have_keys_of_their_own(plan_of: Callable[..., Plan]) -> None:
     views = ["{modulo: 2}", "{groups: [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]}"]
-    one, other = (
-        keys(plan_of(replaced("validation: 0.1", f"validation: 0.1, relabel: {view}"))) for view in views
-    )
+    one, other = (keys(plan_of(replaced("validation: 0.1", f"validation: 0.1, relabel: {view}"))) for view in views)
     assert changed(one, other) == ALL
 
 
@@ -235,7 +231,10 @@ def test_the_exports_key_is_of_the_deployed_stage_and_of_how_it_is_exported(
 ) -> None:
     before = plan_of().key
     assert plan_of(replaced("name: keys", "name: another")).key == before
-    assert plan_of(replaced("hidden: [4]}}\n    objective", "hidden: [4]}}\n    subclasses: 1\n    objective")).key == before
+    assert (
+        plan_of(replaced("hidden: [4]}}\n    objective", "hidden: [4]}}\n    subclasses: 1\n    objective")).key
+        == before
+    )
     others = [
         replaced("hidden: [8]", "hidden: [9]"),
         replaced("hidden: [16]", "hidden: [17]"),
@@ -254,9 +253,7 @@ def test_each_seed_of_a_recipe_is_a_plan_of_its_own(tmp_path: Path) -> None:
     assert changed(keys(one), keys(other)) == ALL
 
 
-def test_data_that_is_not_there_is_said_before_anything_runs(
-    plan_of: Callable[..., Plan], tmp_path: Path
-) -> None:
+def test_data_that_is_not_there_is_said_before_anything_runs(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="mnist: the folder does not exist") as caught:
         plan_of(replaced("source: digits", "source: mnist"), data_root=tmp_path)
     assert "train-00000-of-00001.parquet" in caught.value.remedy

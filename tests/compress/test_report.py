@@ -196,9 +196,7 @@ def test_subclasses_without_hidden_labels_have_a_gallery_without_agreement(
     assert not any("of its rows" in text for text in page.texts)
 
 
-def test_no_name_becomes_markup(
-    empty_project: Any, image_folder: Callable[..., Path]
-) -> None:
+def test_no_name_becomes_markup(empty_project: Any, image_folder: Callable[..., Path]) -> None:
     names = ("<b>bold", "a&amp;b \"quoted\" 'too'", "$\\undefined{x}$")
     image_folder(empty_project.folder / "pets", names)
     description = "<script>alert(1)</script> & {{ 7 * 7 }} </title>"
