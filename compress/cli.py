@@ -16,7 +16,8 @@ from runtime.errors import BundleError, EdgefoldError, MissingExtraError, UsageE
 
 if TYPE_CHECKING:
     from compress.plan import Plan
-    from compress.variant_run import Settings, Step
+    from compress.stages import Settings
+    from compress.variant_run import Step
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -167,7 +168,7 @@ def verify(target: str, as_json: bool, **options: Any) -> None:
         return
     plans, settings = _prepare(target, **options)
     from compress.pipeline import run_plans
-    from compress.variant_run import run_folder
+    from compress.stages import run_folder
 
     outcome = run_plans(plans, settings, terminal.Narrator(), until="verify")
     parities = [
@@ -344,7 +345,7 @@ def _prepare(
 ) -> tuple[tuple[Plan, ...], Settings]:
     from compress.library import find_recipe
     from compress.pipeline import plans_of
-    from compress.variant_run import Settings
+    from compress.stages import Settings
 
     settings = Settings(runs, data_root, device, checkpoint_every, quick)
     return plans_of(find_recipe(recipe), data_root), settings

@@ -11,8 +11,9 @@ from compress.artifact import locked
 from compress.plan import Plan, plan
 from compress.progress import Notify
 from compress.report import write_report
+from compress.stages import Settings
 from compress.summary import Row, summarise
-from compress.variant_run import Settings, Step, VariantRun
+from compress.variant_run import Step, VariantRun
 from compress.variants import load_variants
 from runtime.errors import GateError
 from runtime.files import remove_leftovers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compress.progress import Progress
     from compress.summary import Row
 
-NOT_A_TERMINAL_WIDTH = 160  # wide enough that no row of the result table is wrapped in a log
+NOT_A_TERMINAL_WIDTH = 200  # wide enough that no row of the result table is wrapped in a log
 
 
 def _console(*, stderr: bool) -> Console:
@@ -209,10 +209,8 @@ def _expectation_cells(row: Row) -> list[str]:
     if expectation is None:
         return ["", ""]
     verdict = "met" if expectation.passed else "MISSED"
-    return [
-        f"{expectation.metric} {expectation.published:.2f}",
-        f"{verdict}: {expectation.ours:.2f}, {expectation.tolerance}",
-    ]
+    metric = expectation.metric.removeprefix("test ")
+    return [f"{metric} {expectation.published:.2f}", f"ours {expectation.ours:.2f}, {verdict}"]
 
 
 def size(count: int) -> str:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-import runtime
-from compress.artifact import StageArtifact, StageStore, locked
-from compress.datasets import Dataset, load
-from compress.evaluate import agreement, predict, score
-from compress.models import Classifier
-from compress.plan import Plan, StagePlan
-from compress.progress import Notify
+from compress.device_side import run_device_side
+from compress.evaluate import predict
 from compress.recipe import LocalSpec
-from compress.recipe_report import did_you_mean
-from compress.rows import Rows
-from compress.teacher import Teacher, frozen
-from compress.train import Trainer, own_random_state
+from compress.stages import Stages
 from export.bundle import npz_bytes, write_bundle
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.to_onnx import onnx_from_graph
 from export.verify import require_parity, verify_format
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, EngineError, GateError, UsageError
-from runtime.files import remove_leftovers, sha256_of_bytes, sha256_of_file, write_atomically, write_json
+from runtime.errors import BundleError
+from runtime.files import sha256_of_bytes, sha256_of_file, write_atomically, write_json
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
@@ -42,74 +29,8 @@ SAMPLES = 256  # real inputs that travel with a bundle
 PARITY_ROWS = 1000  # test rows that every format is compared on
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Where and how to run; nothing here changes what a recipe's stages are."""
-
-    runs: Path = Path("runs")
-    data_root: Path | None = None
-    device: str = "auto"
-    checkpoint_every_s: float = 30.0
-    quick: bool = False
-
-    @property
-    def cache(self) -> Path:
-        return self.runs / "cache"
-
-
-def torch_device(name: str) -> torch.device:
-    """Return the device of `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises UsageError when it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device '{name}' is not known", "Use auto, cpu, cuda or cuda:0.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device '{name}' is not supported", "Use auto, cpu, cuda or cuda:0.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
-        raise UsageError(f"device '{name}' is not here: there are {torch.cuda.device_count()} CUDA devices")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is usable here", "Use --device cpu, or see `edgefold doctor`.")
-    return device
-
-
-def run_folder(plan: Plan, settings: Settings) -> Path:
-    return settings.runs / plan.recipe.name / plan.variant.folder
-
-
-class VariantRun:
-    """One variant of a recipe on its way through the steps. Each step returns what it made and may be called alone."""
-
-    def __init__(self, plan: Plan, settings: Settings, notify: Notify) -> None:
-        self.plan = plan
-        self.settings = settings
-        self.notify = notify
-        self.device = torch_device(settings.device)
-        self.store = StageStore(settings.runs)
-        self.folder = run_folder(plan, settings)
-        self.artifacts: dict[str, StageArtifact] = {}
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        recipe = self.plan.recipe
-        return load(
-            recipe.data,
-            seed=self.plan.variant.seed,
-            data_root=self.settings.data_root,
-            cache=self.settings.cache,
-        )
-
-    @cached_property
-    def test_rows(self) -> Rows:
-        return Rows(self.dataset.test, self.device)
-
-    @cached_property
-    def preprocess(self) -> Preprocess:
-        return Preprocess(self.dataset.signature, self.dataset.normalization).to(self.device)
+class VariantRun(Stages):
+    """A variant through all its steps. Each step returns what it made and may be called alone."""
 
     def run(self, until: Step, only: str | None = None) -> None:
         """Go through the steps up to and including `until`; `only` limits training to one stage and those it needs."""
@@ -118,91 +39,6 @@ class VariantRun:
                 self.train(only)
             elif self.plan.recipe.export is not None:
                 {"export": self.export, "verify": self.verify, "benchmark": self.benchmark}[step]()
-
-    # Training
-
-    def train(self, only: str | None = None) -> None:
-        """Make every stage (or `only` one, with those it needs), reusing finished ones; write run.json."""
-        if only is not None and only not in self.plan.recipe.stages:
-            raise UsageError(f"no stage '{only}'", did_you_mean(only, list(self.plan.recipe.stages)))
-        for stage in self.plan.stages:
-            if only is None or stage.name in self._ancestry(only):
-                self.artifacts[stage.name] = self._stage(stage)
-        write_json(
-            self.folder / "run.json",
-            {
-                "format_version": 1,
-                "recipe": self.plan.recipe.name,
-                "settings": dict(self.plan.variant.settings),
-                "seed": self.plan.variant.seed,
-                "stages": {name: artifact.key for name, artifact in self.artifacts.items()},
-            },
-        )
-
-    def _ancestry(self, name: str) -> set[str]:
-        stage = self.plan.stage(name)
-        parents = [parent for parent in (stage.teacher, stage.init_from) if parent]
-        return {name}.union(*(self._ancestry(parent) for parent in parents))
-
-    def _stage(self, stage: StagePlan) -> StageArtifact:
-        lock = self.store.root / f"{stage.key}.lock"
-        with locked(lock, f"stage {stage.name} ({stage.key[:12]})", self.notify):
-            found = self.store.find(stage.key, self.notify)
-            if found is not None:
-                return found
-            remove_leftovers(self.store.folder(stage.key))
-            return self._train(stage)
-
-    def _train(self, stage: StagePlan) -> StageArtifact:
-        teacher = self._teacher(stage)
-        initial = self.artifacts[stage.init_from].weights() if stage.init_from else None
-        with own_random_state():
-            trainer = Trainer(
-                stage,
-                self.dataset,
-                teacher,
-                initial=initial,
-                device=self.device,
-                folder=self.store.folder(stage.key),
-                notify=self.notify,
-                checkpoint_every_s=self.settings.checkpoint_every_s,
-            )
-            trained = trainer.run()
-        metrics = {
-            "epoch": trained.epoch,
-            "parameters": stage.parameters,
-            **self._metrics(stage, trained.model, teacher),
-        }
-        return self.store.save(stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics)
-
-    def _teacher(self, stage: StagePlan) -> Teacher | None:
-        if stage.teacher is None:
-            return None
-        return frozen(self.model(stage.teacher), self.plan.stage(stage.teacher).heads.subclasses)
-
-    def _metrics(self, stage: StagePlan, model: Classifier, teacher: Teacher | None) -> dict[str, Any]:
-        subclasses = stage.heads.subclasses
-        logits = predict(model, self.preprocess, self.test_rows)
-        metrics: dict[str, Any] = {
-            "test": score(logits, self.test_rows.labels, subclasses).to_json(),
-            "validation": None,
-            "agreement_with_teacher": None,
-        }
-        if len(self.dataset.validation):
-            rows = Rows(self.dataset.validation, self.device)
-            metrics["validation"] = score(predict(model, self.preprocess, rows), rows.labels, subclasses).to_json()
-        if teacher is not None:
-            taught = predict(teacher.model, self.preprocess, self.test_rows)
-            metrics["agreement_with_teacher"] = agreement(logits, subclasses, taught, teacher.subclasses)
-        return metrics
-
-    def model(self, stage_name: str) -> Classifier:
-        """Return a trained stage's model, in evaluation mode."""
-        model = self.plan.stage(stage_name).build_model()
-        model.load_state_dict(self.artifacts[stage_name].weights())
-        return model.to(self.device).eval()
-
-    # Export
 
     @property
     def bundle_path(self) -> Path:
@@ -285,8 +121,6 @@ class VariantRun:
         stage = self.plan.stage(self.plan.recipe.exported_stage)
         logits = predict(self.model(stage.name), self.preprocess, self.test_rows)
         return fold_logits(logits, stage.heads.subclasses).cpu().numpy()
-
-    # Verify and measure
 
     def verify(self) -> dict[str, Any]:
         """Compare every format with torch on test rows; write parity.json.
@@ -386,22 +220,3 @@ def _target_name(target: LocalSpec) -> str:
     """Return the part of a bench file's name that keeps a recipe's targets apart."""
     usual = (target.threads, target.batch) == (1, 1)
     return target.kind if usual else f"{target.kind}-threads-{target.threads}-batch-{target.batch}"
-
-
-def run_device_side(verb: str, *arguments: object) -> None:
-    """Run `python -m runtime` in a fresh process, as a device would: without torch, or its threads."""
-    command = [
-        sys.executable,
-        "-m",
-        "runtime",
-        verb,
-        *(str(a.resolve() if isinstance(a, Path) else a) for a in arguments),
-    ]
-    # From the folder that holds the package: a folder named `runtime` where the user stands must not be taken for it.
-    done = subprocess.run(command, cwd=Path(runtime.__file__).parents[1], capture_output=True, text=True)
-    if done.returncode == 0:
-        return
-    # Progress comes before the error, and whoever prints this error puts "error:" before it again.
-    message = f"\n{done.stderr}".rpartition("\nerror: ")[2].strip()
-    message = message or f"python -m runtime {verb} ended with {done.returncode}"
-    raise {2: UsageError, 3: GateError}.get(done.returncode, EngineError)(message)

@@ -42,7 +42,6 @@ def classes_of_width(width: int, subclasses: int) -> int:
         raise ValueError(f"subclasses is {subclasses}; expected at least 1")
     if width % subclasses:
         raise ValueError(
-            f"{width} subclass logits cannot be split into classes of {subclasses}; "
-            f"expected a multiple of {subclasses}"
+            f"{width} subclass logits cannot be split into classes of {subclasses}; expected a multiple of {subclasses}"
         )
     return width // subclasses

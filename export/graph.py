@@ -122,9 +122,7 @@ class DeployableGraph(nn.Module):
     ) -> None:
         super().__init__()
         if classes < 1 or subclasses < 1:
-            raise ExportError(
-                f"the head has {classes} classes × {subclasses} subclasses; expected at least 1 of each"
-            )
+            raise ExportError(f"the head has {classes} classes × {subclasses} subclasses; expected at least 1 of each")
         self.preprocess = preprocess
         self.student = student
         self.classes = classes
@@ -158,7 +156,5 @@ def logits_of(output: object) -> Tensor:
     """The logits of what a classifier returned: a tensor, or the attribute `logits`. Raises ExportError."""
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
-        raise ExportError(
-            f"the student returns {type(output).__name__}; expected a tensor or an object with `.logits`"
-        )
+        raise ExportError(f"the student returns {type(output).__name__}; expected a tensor or an object with `.logits`")
     return logits

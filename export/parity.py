@@ -65,9 +65,7 @@ class Comparison:
 def gate_of(precision: str) -> Gate:
     """Return the gate of a precision. Raises BundleError where there is none."""
     if precision not in GATES:
-        raise BundleError(
-            f"precision '{precision}' has no parity gate; there are gates for {', '.join(GATES)}"
-        )
+        raise BundleError(f"precision '{precision}' has no parity gate; there are gates for {', '.join(GATES)}")
     return GATES[precision]
 
 

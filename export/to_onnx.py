@@ -30,9 +30,7 @@ REFUSED_OPERATORS = frozenset({"ReduceLogSumExp"})
 _MEMBERS_TO_CLEAR = ("doc_string", "metadata_props")
 
 
-def onnx_from_graph(
-    graph: DeployableGraph, signature: InputSignature, *, metadata: Mapping[str, str]
-) -> bytes:
+def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metadata: Mapping[str, str]) -> bytes:
     """Return `graph` as a serialised, fully checked ONNX model.
 
     Input `input`: uint8 (batch, *signature.shape). Outputs: `logits` float32 (batch, C) and, where the graph
@@ -53,9 +51,7 @@ def onnx_from_graph(
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def write_onnx(
-    path: Path, graph: DeployableGraph, signature: InputSignature, *, metadata: Mapping[str, str]
-) -> None:
+def write_onnx(path: Path, graph: DeployableGraph, signature: InputSignature, *, metadata: Mapping[str, str]) -> None:
     """Write `onnx_from_graph` to `path`, whole or not at all."""
     write_atomically(path, onnx_from_graph(graph, signature, metadata=metadata))
 
@@ -158,8 +154,7 @@ def _check(model: onnx.ModelProto, graph: DeployableGraph, signature: InputSigna
     opset = {each.domain: each.version for each in model.opset_import}.get("")
     if opset != OPSET or model.ir_version > MAX_IR_VERSION:
         raise ExportError(
-            f"the exporter wrote opset {opset}, IR {model.ir_version}; "
-            f"expected opset {OPSET}, IR <= {MAX_IR_VERSION}",
+            f"the exporter wrote opset {opset}, IR {model.ir_version}; expected opset {OPSET}, IR <= {MAX_IR_VERSION}",
             remedy="Install the versions of torch, onnx and onnxscript in constraints.txt.",
         )
     if refused := sorted({node.op_type for node in _all_nodes(model)} & REFUSED_OPERATORS):

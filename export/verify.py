@@ -48,9 +48,7 @@ class ParityReport:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Every missed gate, with the batch size at which it was missed."""
-        compared = [
-            f"batch {size}: {why}" for size, each in self.by_batch_size.items() for why in each.reasons
-        ]
+        compared = [f"batch {size}: {why}" for size, each in self.by_batch_size.items() for why in each.reasons]
         infinite = [value for value, finite in self.extremes_finite.items() if not finite]
         return (*compared, *(f"inputs all {value}: outputs are not finite" for value in infinite))
 
@@ -123,9 +121,7 @@ def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport]:
     if samples.logits is None:
         raise BundleError(f"{bundle.path}: its samples have no expected logits")
     rows = (samples.inputs, samples.logits, samples.labels)
-    return [
-        verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads) for format in bundle.formats
-    ]
+    return [verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads) for format in bundle.formats]
 
 
 def require_parity(report: ParityReport) -> None:

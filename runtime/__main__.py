@@ -67,9 +67,7 @@ def accuracy(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     rows = bundle.samples() if options.data is None else read_rows(options.data)
     rows = rows if options.limit is None else rows.first(options.limit)
-    reference = (
-        reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
-    )
+    reference = reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
     with open_runner(bundle, options.format, options.threads) as runner:
         result = evaluate(
             runner,
@@ -237,9 +235,7 @@ def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
 
 def _add_output_options(verb: argparse.ArgumentParser, file: str | None) -> None:
     if file is not None:
-        verb.add_argument(
-            "--output", type=Path, metavar="FILE", help=f"also write the result here, as {file}"
-        )
+        verb.add_argument("--output", type=Path, metavar="FILE", help=f"also write the result here, as {file}")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

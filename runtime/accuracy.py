@@ -77,8 +77,7 @@ class AccuracyResult:
     def per_class(self) -> tuple[ClassCount, ...]:
         totals = self.confusion.sum(axis=1)
         return tuple(
-            ClassCount(name, int(self.confusion[c, c]), int(totals[c]))
-            for c, name in enumerate(self.class_names)
+            ClassCount(name, int(self.confusion[c, c]), int(totals[c])) for c, name in enumerate(self.class_names)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -93,9 +92,7 @@ class AccuracyResult:
             "total": self.total,
             "accuracy": self.accuracy,
             "interval_95": list(self.interval),
-            "per_class": [
-                {"name": each.name, "correct": each.correct, "total": each.total} for each in self.per_class
-            ],
+            "per_class": [{"name": each.name, "correct": each.correct, "total": each.total} for each in self.per_class],
             "confusion": self.confusion.tolist(),
             "predictions": {str(row_id): predicted for row_id, predicted in self.predictions.items()},
         }

@@ -170,9 +170,7 @@ def _engine_errors(runner: Runner) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise EngineError(
-            f"{runner.path}: {runner.engine} {runner.version} failed: {one_line(error)}"
-        ) from error
+        raise EngineError(f"{runner.path}: {runner.engine} {runner.version} failed: {one_line(error)}") from error
 
 
 def _notes(

@@ -31,9 +31,7 @@ def bench_text(result: BenchResult) -> str:
         f"batch {result.batch}{' (QUICK measurement)' if result.quick else ''}"
     )
     rows = [("latency", "measured", "at most, 99 % sure")]
-    rows += [
-        (f"p{each.percent:g}", time(each.measured_ns), time(each.bound_ns)) for each in latency.percentiles
-    ]
+    rows += [(f"p{each.percent:g}", time(each.measured_ns), time(each.bound_ns)) for each in latency.percentiles]
     rows += [
         (name, time(ns), "")
         for name, ns in (("min", latency.min_ns), ("mean", latency.mean_ns), ("max", latency.max_ns))
@@ -70,9 +68,7 @@ def accuracy_text(result: AccuracyResult) -> str:
             f"{result.agreement.equal:,} of {result.agreement.total:,}",
         )
         facts["agreement"] = f"{rate} with the reference ({equal} rows)"
-    title = (
-        f"{result.bundle}: {result.format} on {result.engine} {result.engine_version}, batch {result.batch}"
-    )
+    title = f"{result.bundle}: {result.format} on {result.engine} {result.engine_version}, batch {result.batch}"
     return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
 
 
@@ -84,8 +80,7 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
         "checksum": checksum,
         "recipe key": bundle.recipe_key or "none",
         "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
-        "input": _tensor(bundle.input.name, bundle.input.dtype, bundle.input.shape)
-        + f" {bundle.input.layout}",
+        "input": _tensor(bundle.input.name, bundle.input.dtype, bundle.input.shape) + f" {bundle.input.layout}",
         "output": output,
         "verified batches": ", ".join(map(str, bundle.batch_sizes)),
         **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},
@@ -95,9 +90,7 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
         lines += ["", f"{name}: {entry.file}, {entry.precision}, {entry.size_bytes:,} bytes"]
         if name in headers:
             header = headers[name]
-            opsets = ", ".join(
-                f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()
-            )
+            opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
             values = {"IR version": str(header.ir_version), "opset": opsets, **header.metadata}
             lines += [f"  {line}" for line in _pairs({key: _clipped(value) for key, value in values.items()})]
     return "\n".join(lines)
@@ -107,9 +100,7 @@ def _class_table(result: AccuracyResult) -> list[str]:
     counted = [each for each in result.per_class if each.total]
     worst = sorted(counted, key=lambda each: each.correct / each.total)[:_WORST_CLASSES]
     rows = [("class", "correct", "of", "share")]
-    rows += [
-        (each.name, str(each.correct), str(each.total), _percent(each.correct / each.total)) for each in worst
-    ]
+    rows += [(each.name, str(each.correct), str(each.total), _percent(each.correct / each.total)) for each in worst]
     left_out = len(counted) - len(worst)
     return [*_columns(rows), *([f"({left_out} better classes not shown)"] if left_out else [])]
 
@@ -135,16 +126,10 @@ def _entries(confusion: Any) -> list[tuple[tuple[int, int], int]]:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    model = (
-        environment.get("device_model")
-        or environment.get("cpu_model")
-        or environment.get("machine", "unknown")
-    )
+    model = environment.get("device_model") or environment.get("cpu_model") or environment.get("machine", "unknown")
     parts = [str(model)]
     if "affinity" in environment:
-        parts.append(
-            f"{len(environment['affinity'])} of {environment.get('logical_cores', '?')} cores usable"
-        )
+        parts.append(f"{len(environment['affinity'])} of {environment.get('logical_cores', '?')} cores usable")
     if "cpu_limit" in environment:
         parts.append(f"limited to {environment['cpu_limit']:g} cores")
     if "governors" in environment:

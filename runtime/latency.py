@@ -128,9 +128,7 @@ def percentile_estimate(ordered_ns: np.ndarray, percentile: Fraction) -> Percent
     return PercentileEstimate(float(100 * percentile), int(ordered_ns[rank - 1]), int(ordered_ns[q - t]))
 
 
-def median_interval(
-    ordered_ns: np.ndarray, confidence: Fraction = Fraction(95, 100)
-) -> tuple[int, int] | None:
+def median_interval(ordered_ns: np.ndarray, confidence: Fraction = Fraction(95, 100)) -> tuple[int, int] | None:
     """Return an interval of the median from order statistics alone; None below 6 samples at 95 %."""
     k = largest_tail(len(ordered_ns), Fraction(1, 2), (1 - confidence) / 2)
     if k < 0:
@@ -160,11 +158,7 @@ def largest_tail(q: int, success: Fraction, tail: Fraction) -> int:
     limit = float(tail)
     t = min(q, max(0, round(q * p - 2.0 * math.sqrt(q * p * (1 - p)))))
     term = math.exp(
-        math.lgamma(q + 1)
-        - math.lgamma(t + 1)
-        - math.lgamma(q - t + 1)
-        + t * math.log(p)
-        + (q - t) * math.log1p(-p)
+        math.lgamma(q + 1) - math.lgamma(t + 1) - math.lgamma(q - t + 1) + t * math.log(p) + (q - t) * math.log1p(-p)
     )
     total, below, k = 0.0, term, t
     while k >= 0 and below > 1e-18 * total:
@@ -201,9 +195,7 @@ def decode_samples(document: Mapping[str, Any]) -> np.ndarray:
     widths = {f"zlib+base64,{width} ns": np.dtype(width) for width in ("<u4", "<u8")}
     encoding, count = document.get("encoding"), document.get("count")
     if encoding not in widths or type(count) is not int or count < 0:
-        raise DataError(
-            f"latency samples: encoding {encoding!r}, count {count!r}; expected one of {', '.join(widths)}"
-        )
+        raise DataError(f"latency samples: encoding {encoding!r}, count {count!r}; expected one of {', '.join(widths)}")
     dtype = widths[str(encoding)]
     try:
         packed = base64.b64decode(document.get("data", ""), validate=True)

@@ -117,15 +117,11 @@ def _format_file(fields: _Fields) -> FormatFile:
 def _check(manifest: Manifest, origin: str) -> None:
     """Check what no single key can show."""
     if len(manifest.class_names) != manifest.classes:
-        raise BundleError(
-            f"{origin}: class_names has {len(manifest.class_names)} names, classes is {manifest.classes}"
-        )
+        raise BundleError(f"{origin}: class_names has {len(manifest.class_names)} names, classes is {manifest.classes}")
     logits = next(iter(manifest.outputs), None)
     if logits is None or logits.shape != (manifest.classes,):
         came = "no output" if logits is None else f"{logits.name!r} of shape {list(logits.shape)}"
-        raise BundleError(
-            f"{origin}: the first output is {came}, expected class logits of shape [{manifest.classes}]"
-        )
+        raise BundleError(f"{origin}: the first output is {came}, expected class logits of shape [{manifest.classes}]")
     for key in ("batch_sizes", "formats"):
         if not getattr(manifest, key):
             raise BundleError(f"{origin}: {key} is empty, expected at least one entry")

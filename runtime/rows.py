@@ -62,9 +62,7 @@ def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False) ->
     try:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(
-                f"{origin}: one array, expected an .npz with {', '.join(names)}", remedy=_HOW_TO_WRITE
-            )
+            raise DataError(f"{origin}: one array, expected an .npz with {', '.join(names)}", remedy=_HOW_TO_WRITE)
         with archive:
             arrays = {name: archive[name] for name in names if name in archive.files}
     except (
@@ -121,9 +119,7 @@ def named(row_ids: Iterable[int] | np.ndarray) -> str:
 
 def _check_array(what: str, array: np.ndarray, dtype: str, shape: tuple[int | str, ...]) -> None:
     """`"N"` in `shape` stands for any length."""
-    fits = array.ndim == len(shape) and all(
-        want in ("N", came) for want, came in zip(shape, array.shape, strict=True)
-    )
+    fits = array.ndim == len(shape) and all(want in ("N", came) for want, came in zip(shape, array.shape, strict=True))
     if not fits:
         raise DataError(f"{what} has shape {list(array.shape)}, expected [{', '.join(map(str, shape))}]")
     if array.dtype != np.dtype(dtype):

@@ -116,15 +116,12 @@ class Runner(ABC):
         spec = self.bundle.input
         expected = f"{spec.dtype} [N, {', '.join(map(str, spec.shape))}]"
         if not isinstance(batch, np.ndarray):
-            raise DataError(
-                f"input {spec.name!r} is a {type(batch).__name__}, expected a numpy array {expected}"
-            )
+            raise DataError(f"input {spec.name!r} is a {type(batch).__name__}, expected a numpy array {expected}")
         fits = batch.dtype == np.dtype(spec.dtype) and batch.ndim >= 1 and batch.shape[1:] == spec.shape
         if not fits or len(batch) == 0:
             layout = f" ({spec.layout})" if spec.layout else ""
             raise DataError(
-                f"input {spec.name!r} came as {batch.dtype} {list(batch.shape)}, "
-                f"expected {expected}{layout}, N >= 1"
+                f"input {spec.name!r} came as {batch.dtype} {list(batch.shape)}, expected {expected}{layout}, N >= 1"
             )
 
 

@@ -53,8 +53,7 @@ class OnnxRuntimeRunner(Runner):
         self.providers = tuple(self._session.get_providers())
         if self.providers != PROVIDERS:
             raise EngineError(
-                f"{self.path}: onnxruntime runs on {', '.join(self.providers)}, "
-                f"expected {', '.join(PROVIDERS)}",
+                f"{self.path}: onnxruntime runs on {', '.join(self.providers)}, expected {', '.join(PROVIDERS)}",
                 remedy="Install an onnxruntime whose build has the expected provider.",
             )
         self._session.disable_fallback()  # or a failed run is tried again on another provider without a word
@@ -82,8 +81,7 @@ class OnnxRuntimeRunner(Runner):
         dtype = f"tensor({_DTYPES.get(spec.dtype, spec.dtype)})"
         batch, *shape = argument.shape or [None]
         fits = len(shape) == len(spec.shape) and all(
-            came == expected or not isinstance(came, int)
-            for came, expected in zip(shape, spec.shape, strict=True)
+            came == expected or not isinstance(came, int) for came, expected in zip(shape, spec.shape, strict=True)
         )
         if argument.type != dtype or not fits or isinstance(batch, int):
             raise BundleError(

@@ -19,7 +19,7 @@ from PIL import Image
 from compress.cli import main
 from compress.pipeline import Outcome, plans_of, run_plans
 from compress.progress import Progress
-from compress.variant_run import Settings
+from compress.stages import Settings
 
 TINY = """\
 name: tiny

@@ -200,7 +200,7 @@ def test_a_second_process_waits_says_so_and_then_finishes(
     project: Any, holder: subprocess.Popen[str], narration: Any
 ) -> None:
     from compress.pipeline import run_plans
-    from compress.variant_run import Settings
+    from compress.stages import Settings
 
     waited = threading.Event()
     still_held: list[bool] = []

@@ -227,9 +227,7 @@ SPECS = [
 def test_a_restored_optimizer_goes_on_with_the_same_bits(tmp_path: Path, spec: OptimizerSpec) -> None:
     model, optimizer = training(spec)
     train(model, optimizer, range(4))
-    tensors = with_prefix("model", model.state_dict()) | with_prefix(
-        "optimizer", optimizer_tensors(optimizer)
-    )
+    tensors = with_prefix("model", model.state_dict()) | with_prefix("optimizer", optimizer_tensors(optimizer))
     save_checkpoint(tmp_path, 4, tensors, {}, key=KEY)
     train(model, optimizer, range(4, 9))
 

@@ -55,9 +55,7 @@ def error_of(**fields: Any) -> dict[str, Any]:
     return dict(error)
 
 
-@pytest.mark.parametrize(
-    "written", ["circle", {"circle": None}, {"circle": {}}, {"circle": {"radius": 1.0}}, Circle()]
-)
+@pytest.mark.parametrize("written", ["circle", {"circle": None}, {"circle": {}}, {"circle": {"radius": 1.0}}, Circle()])
 def test_a_kind_alone_has_its_defaults(written: Any) -> None:
     shape = Drawing(shape=written).shape
     assert type(shape) is Circle
@@ -140,9 +138,7 @@ def test_anything_but_one_kind_is_refused(written: Any, came: str) -> None:
         ("needy", ("shape", "needy", "name"), "missing"),
     ],
 )
-def test_an_options_error_stands_at_its_path_in_the_recipe(
-    written: Any, loc: tuple[Any, ...], kind: str
-) -> None:
+def test_an_options_error_stands_at_its_path_in_the_recipe(written: Any, loc: tuple[Any, ...], kind: str) -> None:
     error = error_of(shape=written)
     assert error["loc"] == loc
     assert error["type"] == kind

@@ -36,9 +36,7 @@ def test_constant(epoch: float) -> None:
     assert ConstantSpec().factor(epoch, 10) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("epoch", "expected"), [(0, 1.0), (2.99, 1.0), (3, 0.5), (4.5, 0.5), (5, 0.25), (10, 0.25)]
-)
+@pytest.mark.parametrize(("epoch", "expected"), [(0, 1.0), (2.99, 1.0), (3, 0.5), (4.5, 0.5), (5, 0.25), (10, 0.25)])
 def test_step_falls_at_the_start_of_each_named_epoch(epoch: float, expected: float) -> None:
     assert StepSpec(at=(3, 5), gamma=0.5).factor(epoch, 10) == expected
     assert StepSpec(at=(5, 3), gamma=0.5).factor(epoch, 10) == expected
@@ -60,9 +58,7 @@ def test_warmup_is_linear(epoch: float, expected: float) -> None:
 
 def test_warmup_is_multiplied_onto_the_schedule() -> None:
     assert rate_factor(StepSpec(at=(1,)), epoch=1.5, epochs=8, warmup_epochs=2) == pytest.approx(0.75 * 0.1)
-    assert rate_factor(CosineSpec(), epoch=2, epochs=8, warmup_epochs=4) == pytest.approx(
-        (1 + math.sqrt(0.5)) / 4
-    )
+    assert rate_factor(CosineSpec(), epoch=2, epochs=8, warmup_epochs=4) == pytest.approx((1 + math.sqrt(0.5)) / 4)
 
 
 def test_no_warmup_starts_at_the_full_rate() -> None:
@@ -96,15 +92,11 @@ def test_sgd_with_momentum() -> None:
 
 def test_sgd_with_nesterov_momentum() -> None:
     # w -= 0.1 (g + 0.5 v):   0.5 + 0.25 = 0.75, then -2 - 0.875 = -2.875
-    assert after_steps(SGDSpec(lr=0.1, momentum=0.5), 1.0, [0.5, -2.0]) == pytest.approx(
-        [0.925, 0.925 + 0.2875]
-    )
+    assert after_steps(SGDSpec(lr=0.1, momentum=0.5), 1.0, [0.5, -2.0]) == pytest.approx([0.925, 0.925 + 0.2875])
 
 
 def test_sgd_adds_the_decay_to_the_gradient() -> None:
-    assert after_steps(SGDSpec(lr=0.1, momentum=0.0, weight_decay=0.2), 3.0, [0.5]) == pytest.approx(
-        [3 - 0.1 * 1.1]
-    )
+    assert after_steps(SGDSpec(lr=0.1, momentum=0.0, weight_decay=0.2), 3.0, [0.5]) == pytest.approx([3 - 0.1 * 1.1])
 
 
 def test_adam() -> None:
@@ -146,9 +138,7 @@ def test_defaults(spec: OptimizerSpec, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_decay_of_weights_leaves_biases_and_norms_out(kind: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 3))
-    decayed, spared = (
-        OPTIMIZERS[kind](weight_decay=0.5, decay="weights").build(model.parameters()).param_groups
-    )
+    decayed, spared = OPTIMIZERS[kind](weight_decay=0.5, decay="weights").build(model.parameters()).param_groups
     assert decayed["weight_decay"] == 0.5
     assert list(map(id, decayed["params"])) == [id(model[0].weight), id(model[2].weight)]
     assert spared["weight_decay"] == 0.0

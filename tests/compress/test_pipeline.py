@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from compress import variant_run
+from compress.device_side import run_device_side
 from compress.pipeline import plans_of
 from compress.recipe import LocalSpec
-from compress.variant_run import Settings, VariantRun, run_device_side
+from compress.stages import Settings
+from compress.variant_run import VariantRun
 from export.fold import fold_logits
 from runtime.bundle import open_bundle
 from runtime.errors import GateError, UsageError

@@ -55,32 +55,69 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
     ("old", "new", "expected"),
     [
         ("  source: digits", "  source: digits\n  colour: red", ["line 4", "data.colour", "unknown key"]),
-        ("objective: [ce, subclass_auxiliary]", "objective: [ce, subclass_auxilary]",
-         ["line 9", "unknown objective 'subclass_auxilary'", "Did you mean 'subclass_auxiliary'?"]),
-        ("    model: {mlp: {hidden: [8]}}", "    model: {mlpp: {hidden: [8]}}",
-         ["line 11", "unknown model 'mlpp'", "Did you mean 'mlp'?"]),
-        ("    model: {mlp: {hidden: [8]}}", "    model: {mlp: {hiden: [8]}}",
-         ["line 11", "stages.student.model.mlp.hiden: unknown key", "Did you mean 'hidden'?"]),
-        ("    train: {epochs: 3}", "    train: {epochs: 3}\n    train: {epochs: 4}",
-         ["line 16", "key 'train' stands twice, first on line 15"]),
-        ("{adam: {lr: 1e-3}}", "{adam: {lr: abc}}", ["line 4", "train.optimizer.adam.lr", "came 'abc', expected a number"]),
+        (
+            "objective: [ce, subclass_auxiliary]",
+            "objective: [ce, subclass_auxilary]",
+            ["line 9", "unknown objective 'subclass_auxilary'", "Did you mean 'subclass_auxiliary'?"],
+        ),
+        (
+            "    model: {mlp: {hidden: [8]}}",
+            "    model: {mlpp: {hidden: [8]}}",
+            ["line 11", "unknown model 'mlpp'", "Did you mean 'mlp'?"],
+        ),
+        (
+            "    model: {mlp: {hidden: [8]}}",
+            "    model: {mlp: {hiden: [8]}}",
+            ["line 11", "stages.student.model.mlp.hiden: unknown key", "Did you mean 'hidden'?"],
+        ),
+        (
+            "    train: {epochs: 3}",
+            "    train: {epochs: 3}\n    train: {epochs: 4}",
+            ["line 16", "key 'train' stands twice, first on line 15"],
+        ),
+        (
+            "{adam: {lr: 1e-3}}",
+            "{adam: {lr: abc}}",
+            ["line 4", "train.optimizer.adam.lr", "came 'abc', expected a number"],
+        ),
         ("    teacher: teacher", "    teacher: student", ["line 13", "a stage cannot name itself"]),
-        ("    teacher: teacher", "    teacher: teachr", ["line 13", "unknown stage 'teachr'", "Did you mean 'teacher'?"]),
-        ("    subclasses: 2\n    teacher", "    subclasses: 3\n    teacher",
-         ["line 14", "the student has 3 subclasses per class and the teacher 2", "30 logits cannot be compared with 20"]),
-        ("    subclasses: 2\n    objective: [ce, sub", "    objective: [ce, sub",
-         ["line 8", "this stage has no subclasses"]),
+        (
+            "    teacher: teacher",
+            "    teacher: teachr",
+            ["line 13", "unknown stage 'teachr'", "Did you mean 'teacher'?"],
+        ),
+        (
+            "    subclasses: 2\n    teacher",
+            "    subclasses: 3\n    teacher",
+            [
+                "line 14",
+                "the student has 3 subclasses per class and the teacher 2",
+                "30 logits cannot be compared with 20",
+            ],
+        ),
+        (
+            "    subclasses: 2\n    objective: [ce, sub",
+            "    objective: [ce, sub",
+            ["line 8", "this stage has no subclasses"],
+        ),
         ("tau: inf", "tau: -1", ["line 14", "stages.student.objective[0].kl.tau", "more than 0"]),
         ("export: {stage: student}", "export: {stage: studen}", ["line 16", "Did you mean 'student'?"]),
         ("export: {stage: student}", "export: {stage: student, formats: [onx]}", ["line 16", "unknown format 'onx'"]),
-        ("    objective: [{kl: {tau: inf, weight: 0.5}}, ce]", "    objective: ce",
-         ["line 13", "no term of the objective reads the teacher"]),
+        (
+            "    objective: [{kl: {tau: inf, weight: 0.5}}, ce]",
+            "    objective: ce",
+            ["line 13", "no term of the objective reads the teacher"],
+        ),
         ("    teacher: teacher\n", "", ["kl needs a teacher"]),
         ("epochs: 2", "epochs: 2.5", ["line 4", "train.epochs", "expected a whole number"]),
         ("name: tiny", "name: ../x", ["line 1", "name", "letters, digits"]),
-        ("hidden: [16]", "hidden: [16, '32']", ["line 7", "stages.teacher.model.mlp.hidden[1]", "expected a whole number"]),
+        (
+            "hidden: [16]",
+            "hidden: [16, '32']",
+            ["line 7", "stages.teacher.model.mlp.hidden[1]", "expected a whole number"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_one_fault_gives_one_clear_message(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
     assert VALID.count(old) >= 1
     message = problems(tmp_path, VALID.replace(old, new, 1))

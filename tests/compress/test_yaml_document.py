@@ -200,9 +200,7 @@ def test_json_is_yaml() -> None:
         ("a: 1\n'a': 2", ("a",), 2, 1),
     ],
 )
-def test_a_repeated_key_is_shown_with_both_lines(
-    text: str, path: tuple[Any, ...], line: int, first: int
-) -> None:
+def test_a_repeated_key_is_shown_with_both_lines(text: str, path: tuple[Any, ...], line: int, first: int) -> None:
     problem = problem_of(text)
     assert (problem.path, problem.line) == (path, line)
     assert f"'{path[-1]}' stands twice, first on line {first}" in problem.message
@@ -230,9 +228,7 @@ def test_anchors_and_aliases_are_refused(text: str, line: int) -> None:
 
 
 def test_a_billion_laughs_end_at_the_first_anchor() -> None:
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    )
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     assert problem_of(bomb).line == 1
 
 
@@ -277,9 +273,7 @@ def test_an_empty_file(text: str) -> None:
 def test_a_key_must_be_a_word() -> None:
     document = read_document("a: 1\n? [x, y]\n: 2\nb: 3\n")
     assert document.value == {"a": 1, "b": 3}
-    assert [(problem.line, problem.message) for problem in document.problems] == [
-        (2, "a key must be a plain word")
-    ]
+    assert [(problem.line, problem.message) for problem in document.problems] == [(2, "a key must be a plain word")]
 
 
 @pytest.mark.parametrize(
@@ -412,9 +406,7 @@ def test_plain_data_reads_back_equal(value: Any, flow: bool | None, unicode: boo
     assert kinds_of(document.value) == kinds_of(with_tuples(value))
 
 
-YAML_LIKE = st.text(
-    st.sampled_from("aA1-+.:,?[]{}#&*!|>'\"%@`\\Uux0 \n\t\r\ufeff\x85~=<\ud800\x00"), max_size=30
-)
+YAML_LIKE = st.text(st.sampled_from("aA1-+.:,?[]{}#&*!|>'\"%@`\\Uux0 \n\t\r\ufeff\x85~=<\ud800\x00"), max_size=30)
 
 
 @given(text=YAML_LIKE)

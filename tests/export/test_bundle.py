@@ -62,9 +62,7 @@ def test_bundle_runs_in_the_runtime(bundle_folder: Path, parts: dict[str, Any]) 
     np.testing.assert_allclose(logits, parts["logits"][:5], atol=1e-5)
 
 
-def test_same_parts_give_the_same_bytes_at_any_time(
-    tmp_path: Path, parts: dict[str, Any], monkeypatch: Any
-) -> None:
+def test_same_parts_give_the_same_bytes_at_any_time(tmp_path: Path, parts: dict[str, Any], monkeypatch: Any) -> None:
     write_bundle(tmp_path / "a", **parts)
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
@@ -99,9 +97,7 @@ def test_rewriting_replaces_the_old_bundle_whole(bundle_folder: Path, parts: dic
     assert [each.name for each in bundle_folder.parent.iterdir()] == ["bundle"]
 
 
-def test_failure_on_the_way_keeps_the_old_bundle(
-    bundle_folder: Path, parts: dict[str, Any], monkeypatch: Any
-) -> None:
+def test_failure_on_the_way_keeps_the_old_bundle(bundle_folder: Path, parts: dict[str, Any], monkeypatch: Any) -> None:
     before = contents(bundle_folder)
 
     def fail(folder: Path) -> None:

@@ -112,9 +112,7 @@ def test_gradient_is_that_of_logsumexp(head: tuple[np.ndarray, int]) -> None:
     torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "row", [[3.0, 3.0, 3.0, 3.0], [200.0, 200.0, -200.0, -200.0], [-200.0, 200.0, 200.0, -200.0]]
-)
+@pytest.mark.parametrize("row", [[3.0, 3.0, 3.0, 3.0], [200.0, 200.0, -200.0, -200.0], [-200.0, 200.0, 200.0, -200.0]])
 def test_gradient_at_ties_and_extremes_is_the_softmax_within_the_class(row: list[float]) -> None:
     z = torch.tensor([row], requires_grad=True)
     (gradient,) = torch.autograd.grad(fold_logits(z, 2).sum(), z)
@@ -135,9 +133,7 @@ def test_half_precision_logits_fold_in_float32(dtype: torch.dtype) -> None:
     assert folded.item() == pytest.approx(14 + math.log(2), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("width", "subclasses", "said"), [(10, 4, "10 .* multiple of 4"), (4, 0, "at least 1")]
-)
+@pytest.mark.parametrize(("width", "subclasses", "said"), [(10, 4, "10 .* multiple of 4"), (4, 0, "at least 1")])
 def test_width_that_is_no_multiple_should_fail(width: int, subclasses: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fold_logits(torch.zeros(1, width), subclasses)

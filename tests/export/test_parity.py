@@ -17,9 +17,7 @@ OPEN = Gate(max_error_over_std=1e9, top1_agreement=0.0, metric_drop_points=100.0
 
 
 def test_the_gates_are_those_of_the_design() -> None:
-    assert {
-        name: (g.max_error_over_std, g.top1_agreement, g.metric_drop_points) for name, g in GATES.items()
-    } == {
+    assert {name: (g.max_error_over_std, g.top1_agreement, g.metric_drop_points) for name, g in GATES.items()} == {
         "fp32": (1e-4, 1.0, 0.0),
         "packed": (1e-4, 1.0, 0.0),
         "fp16": (2e-2, 0.99, 0.1),
@@ -28,9 +26,7 @@ def test_the_gates_are_those_of_the_design() -> None:
 
 
 def test_unknown_precision_should_fail_and_list_the_gates() -> None:
-    with pytest.raises(
-        BundleError, match="'fp8' has no parity gate; there are gates for fp32, packed, fp16, int8"
-    ):
+    with pytest.raises(BundleError, match="'fp8' has no parity gate; there are gates for fp32, packed, fp16, int8"):
         gate_of("fp8")
 
 
@@ -140,8 +136,6 @@ def test_worst_takes_each_number_from_where_it_is_worst() -> None:
         (REFERENCE, REFERENCE, LABELS[:3], r"labels have shape \(3,\); expected \(4,\)"),
     ],
 )
-def test_other_shapes_should_fail(
-    reference: np.ndarray, logits: np.ndarray, labels: np.ndarray, said: str
-) -> None:
+def test_other_shapes_should_fail(reference: np.ndarray, logits: np.ndarray, labels: np.ndarray, said: str) -> None:
     with pytest.raises(ExportError, match=said):
         compare(reference, logits, labels, OPEN)

@@ -39,9 +39,7 @@ def session(exported: Any) -> onnxruntime.InferenceSession:
 
 def graph_of(student: nn.Module, outputs: int = 4) -> tuple[DeployableGraph, InputSignature]:
     signature = InputSignature((2, 2, 1))
-    return DeployableGraph(
-        Preprocess(signature, Normalization(1.0, (0.0,), (1.0,))), student, outputs
-    ), signature
+    return DeployableGraph(Preprocess(signature, Normalization(1.0, (0.0,), (1.0,))), student, outputs), signature
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
@@ -104,9 +102,7 @@ def test_only_our_metadata_is_in_the_file(model: onnx.ModelProto) -> None:
     assert [entry.key for entry in model.metadata_props] == sorted(metadata)
     assert model.producer_name == "edgefold"
     parts = [*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input]
-    assert not any(
-        part.metadata_props or part.doc_string for part in (*parts, *model.graph.output, model.graph)
-    )
+    assert not any(part.metadata_props or part.doc_string for part in (*parts, *model.graph.output, model.graph))
 
 
 def test_no_path_of_this_machine_is_in_the_bytes(exported: Any) -> None:
@@ -117,9 +113,7 @@ def test_no_path_of_this_machine_is_in_the_bytes(exported: Any) -> None:
 
 
 def test_exporting_again_gives_the_same_bytes(exported: Any) -> None:
-    reordered = dict(
-        reversed([("edgefold.class_names", '["ant", "bee", "cät"]'), ("edgefold.recipe_key", "0" * 64)])
-    )
+    reordered = dict(reversed([("edgefold.class_names", '["ant", "bee", "cät"]'), ("edgefold.recipe_key", "0" * 64)]))
     assert onnx_from_graph(exported.graph, exported.signature, metadata=reordered) == exported.model
 
 
@@ -212,9 +206,7 @@ def test_student_that_cannot_be_traced_should_fail_in_one_line() -> None:
 def test_student_that_fixes_the_batch_should_fail() -> None:
     # The exporter itself falls back to a static shape without a word that reaches its caller.
     graph, signature = graph_of(FixesTheBatch())
-    with pytest.raises(
-        ExportError, match=r"'input': \(2, 2, 2, 1\).*expected .*'input': \('batch', 2, 2, 1\)"
-    ):
+    with pytest.raises(ExportError, match=r"'input': \(2, 2, 2, 1\).*expected .*'input': \('batch', 2, 2, 1\)"):
         onnx_from_graph(graph, signature, metadata={})
 
 

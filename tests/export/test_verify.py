@@ -71,14 +71,10 @@ def verify_pixels(
     bundle: Bundle, parts: dict[str, Any], rows: int = 300, sizes: tuple[int, ...] = SIZES, **options: Any
 ) -> Any:
     inputs = parts["inputs"][:rows]
-    return verify_format(
-        bundle, "onnx", inputs, pixel_logits(inputs), parts["labels"][:rows], sizes, **options
-    )
+    return verify_format(bundle, "onnx", inputs, pixel_logits(inputs), parts["labels"][:rows], sizes, **options)
 
 
-def test_exported_model_passes_the_fp32_gate_at_every_batch_size(
-    bundle: Bundle, parts: dict[str, Any]
-) -> None:
+def test_exported_model_passes_the_fp32_gate_at_every_batch_size(bundle: Bundle, parts: dict[str, Any]) -> None:
     report = verify_format(bundle, "onnx", parts["inputs"], parts["logits"], parts["labels"], SIZES)
     assert report.passed
     assert (report.precision, report.rows, report.gate) == ("fp32", 300, GATES["fp32"])
@@ -192,17 +188,13 @@ def test_extreme_input_with_infinite_logits_is_refused(
         require_parity(report)
 
 
-def test_given_gate_stands_in_for_the_precision_s(
-    bundle: Bundle, parts: dict[str, Any], run_with: Any
-) -> None:
+def test_given_gate_stands_in_for_the_precision_s(bundle: Bundle, parts: dict[str, Any], run_with: Any) -> None:
     run_with(lambda batch: pixel_logits(batch) + 1.0)
     assert not verify_pixels(bundle, parts).passed
     assert verify_pixels(bundle, parts, gate=Gate(0.1, 1.0, 0.0)).passed
 
 
-def test_reference_that_ignores_its_input_is_noted(
-    bundle: Bundle, parts: dict[str, Any], run_with: Any
-) -> None:
+def test_reference_that_ignores_its_input_is_noted(bundle: Bundle, parts: dict[str, Any], run_with: Any) -> None:
     run_with(lambda batch: np.tile(np.float32([1, 2, 3]), (len(batch), 1)))
     reference = np.tile(np.float32([1, 2, 3]), (300, 1))
     report = verify_format(bundle, "onnx", parts["inputs"], reference, parts["labels"], (8,))

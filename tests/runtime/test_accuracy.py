@@ -65,9 +65,7 @@ def test_result_is_json_and_serves_as_a_reference(runner, tmp_path):
     assert document["batch"] == 7
 
 
-@pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", '{"predictions": {"a": 1}}', '{"predictions": {"1": null}}']
-)
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"predictions": {"a": 1}}', '{"predictions": {"1": null}}'])
 def test_bad_reference_file(tmp_path, content):
     (tmp_path / "accuracy.json").write_text(content)
     with pytest.raises(DataError, match=r"accuracy\.json"):

@@ -59,7 +59,5 @@ def test_the_engine_is_loaded_only_to_run_a_model():
 
 def test_inspect_needs_not_even_numpy(bundle_folder):
     block = BLOCK.replace('{"numpy", "runtime"}', '{"runtime"}')
-    out = run(
-        block + f"from runtime.__main__ import main\nassert main(['inspect', {str(bundle_folder)!r}]) == 0"
-    )
+    out = run(block + f"from runtime.__main__ import main\nassert main(['inspect', {str(bundle_folder)!r}]) == 0")
     assert "tiny" in out

@@ -34,9 +34,7 @@ def exact_largest_tail(q: int, success: Fraction, tail: Fraction) -> int:
 @settings(max_examples=60, deadline=None)
 @given(
     q=st.integers(1, 1500),
-    success=st.sampled_from(
-        [Fraction(1, 2), Fraction(1, 10), Fraction(1, 20), Fraction(1, 100), Fraction(1, 1000)]
-    ),
+    success=st.sampled_from([Fraction(1, 2), Fraction(1, 10), Fraction(1, 20), Fraction(1, 100), Fraction(1, 1000)]),
     tail=st.sampled_from([Fraction(1, 100), Fraction(25, 1000)]),
 )
 def test_tail_equals_exact_arithmetic(q, success, tail):

@@ -121,9 +121,7 @@ def test_bad_input_is_one_message_and_exit_2(bundle_folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("verb", ["bench", "accuracy", "inspect"])
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname"])
-def test_external_data_outside_the_bundle_exits_with_2(
-    write_bundle, build_model, tmp_path, capsys, verb, location
-):
+def test_external_data_outside_the_bundle_exits_with_2(write_bundle, build_model, tmp_path, capsys, verb, location):
     model = build_model()
     (tmp_path / "secret.bin").write_bytes(bytes(1000))
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)

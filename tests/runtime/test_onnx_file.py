@@ -38,9 +38,7 @@ def header_of(model: onnx.ModelProto):
 @QUICK
 @given(
     ir_version=st.integers(1, 2**63 - 1),
-    opsets=st.dictionaries(
-        text.filter(lambda domain: domain != "ai.onnx"), st.integers(1, 2**63 - 1), max_size=4
-    ),
+    opsets=st.dictionaries(text.filter(lambda domain: domain != "ai.onnx"), st.integers(1, 2**63 - 1), max_size=4),
     metadata=st.dictionaries(text, text, max_size=4),
     locations=st.lists(text, max_size=4),
 )
@@ -232,9 +230,7 @@ def test_external_data_is_refused_with_its_way_out(tmp_path, location, reason):
     folder.mkdir()
     (tmp_path / "secret.bin").write_bytes(bytes(8))
     os.symlink(tmp_path / "secret.bin", folder / "link.bin")
-    header = header_of(
-        model_with(initializers=[external_tensor("inside", "a.bin"), external_tensor("w", location)])
-    )
+    header = header_of(model_with(initializers=[external_tensor("inside", "a.bin"), external_tensor("w", location)]))
     with pytest.raises(BundleError, match=reason) as caught:
         refuse_external_data(header, folder / "model.onnx")
     assert ("'w'" in caught.value.message) == (location != "beside.bin")  # the worst one is named first

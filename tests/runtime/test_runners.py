@@ -15,9 +15,7 @@ def test_logits_equal_the_expected_ones(bundle):
     rows = bundle.samples()
     with open_runner(bundle, "onnx", threads=2) as runner:
         for count in (1, 7, 24):
-            np.testing.assert_allclose(
-                runner.infer(rows.inputs[:count]), rows.logits[:count], rtol=1e-5, atol=1e-5
-            )
+            np.testing.assert_allclose(runner.infer(rows.inputs[:count]), rows.logits[:count], rtol=1e-5, atol=1e-5)
         assert runner.providers == ("CPUExecutionProvider",)
         assert runner.version == onnxruntime.__version__
         assert runner.load_ms > 0
@@ -117,9 +115,7 @@ def test_another_provider_is_refused(bundle, monkeypatch):
             return ["AzureExecutionProvider", "CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    with pytest.raises(
-        EngineError, match="runs on AzureExecutionProvider, CPUExecutionProvider, expected CPU"
-    ):
+    with pytest.raises(EngineError, match="runs on AzureExecutionProvider, CPUExecutionProvider, expected CPU"):
         open_runner(bundle)
 
 
@@ -168,9 +164,7 @@ def test_refused_model_gives_one_line_with_versions(write_bundle, build_model, t
     model = build_model()
     model.graph.node[0].op_type = "NoSuchOperator"
     bundle = open_bundle(write_bundle(tmp_path / "bundle", model=model.SerializeToString()))
-    with pytest.raises(
-        EngineError, match=r"cannot load this model \(opset 20, IR 10\).*NoSuchOperator"
-    ) as caught:
+    with pytest.raises(EngineError, match=r"cannot load this model \(opset 20, IR 10\).*NoSuchOperator") as caught:
         open_runner(bundle)
     assert "\n" not in caught.value.message
 

@@ -15,18 +15,14 @@ from compress.models.small_cnn import SmallCNNSpec
 from export.graph import InputSignature
 
 MNIST = (1, 28, 28)
-KINDS = pytest.mark.parametrize(
-    "spec", [MLPSpec(hidden=(20, 12)), MnistCNNSpec(), SmallCNNSpec(widths=(4, 6))]
-)
+KINDS = pytest.mark.parametrize("spec", [MLPSpec(hidden=(20, 12)), MnistCNNSpec(), SmallCNNSpec(widths=(4, 6))])
 
 
 def images(shape: tuple[int, int, int], rows: int = 3) -> torch.Tensor:
     return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def built(
-    spec: ModelSpec, shape: tuple[int, int, int] = (3, 14, 12), outputs: int = 10, seed: int = 0
-) -> nn.Module:
+def built(spec: ModelSpec, shape: tuple[int, int, int] = (3, 14, 12), outputs: int = 10, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return spec.build(input_shape=shape, outputs=outputs)
 
@@ -58,9 +54,7 @@ def test_every_kind_in_the_table_has_its_own_name() -> None:
         (SmallCNNSpec(widths=(8,)), (3, 1, 1), 2, 9 * 3 * 8 + 2 * 8 + 8 * 2 + 2),
     ],
 )
-def test_parameter_count_by_hand(
-    spec: ModelSpec, shape: tuple[int, int, int], outputs: int, expected: int
-) -> None:
+def test_parameter_count_by_hand(spec: ModelSpec, shape: tuple[int, int, int], outputs: int, expected: int) -> None:
     assert parameter_count(spec, input_shape=shape, outputs=outputs) == expected
     model = built(spec, shape, outputs)
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == expected
@@ -178,9 +172,7 @@ def test_the_same_seed_gives_the_same_weights(spec: ModelSpec, init: Init) -> No
 
 def layers() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(8, 32, 3), nn.BatchNorm2d(32), nn.Linear(300, 200), nn.Linear(40, 30, bias=False)
-    )
+    return nn.Sequential(nn.Conv2d(8, 32, 3), nn.BatchNorm2d(32), nn.Linear(300, 200), nn.Linear(40, 30, bias=False))
 
 
 # fan_in, fan_out of the layers above that are initialised
@@ -205,9 +197,7 @@ def test_he_is_normal_with_variance_two_over_fan_in() -> None:
         weight = model[index].weight
         assert weight.var().item() == pytest.approx(2 / fan_in, rel=0.1)
         assert weight.mean().item() == pytest.approx(0, abs=0.1 * math.sqrt(2 / fan_in))
-        assert weight.abs().max() > 2.5 * math.sqrt(
-            2 / fan_in
-        )  # farther out than any uniform of this variance
+        assert weight.abs().max() > 2.5 * math.sqrt(2 / fan_in)  # farther out than any uniform of this variance
 
 
 @pytest.mark.parametrize("init", ["glorot", "he"])
@@ -228,9 +218,7 @@ def test_torch_leaves_the_weights_as_they_are() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("spec", "init"), [(MLPSpec(), "torch"), (MnistCNNSpec(), "glorot"), (SmallCNNSpec(), "he")]
-)
+@pytest.mark.parametrize(("spec", "init"), [(MLPSpec(), "torch"), (MnistCNNSpec(), "glorot"), (SmallCNNSpec(), "he")])
 def test_default_initialisation(spec: ModelSpec, init: Init) -> None:
     assert spec.init == init
     explicit = spec.model_copy(update={"init": init})

@@ -13,9 +13,7 @@ SCALES = [0.0, 1.0, 200.0]
 TAUS = [0.1, 1.0, 4.0, 16.0, 17.0, 100.0, 1e5, 1e9, math.inf]
 
 
-def logits(
-    rows: int, width: int, scale: float = 3.0, *, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def logits(rows: int, width: int, scale: float = 3.0, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (scale * torch.randn(rows, width, generator=generator)).to(dtype)
 
@@ -155,9 +153,7 @@ def test_kl_is_the_mean_over_the_batch() -> None:
 def test_kl_of_equal_logits_is_zero(tau: float, scale: float, dtype: torch.dtype) -> None:
     z = logits(6, 10, scale, dtype=dtype)
     assert losses.kl_divergence(z, z.clone(), tau) == 0
-    assert gradient_of(lambda x: losses.kl_divergence(x, z, tau), z).abs().max() <= 1e-6 * max(
-        1, min(tau, 16)
-    )
+    assert gradient_of(lambda x: losses.kl_divergence(x, z, tau), z).abs().max() <= 1e-6 * max(1, min(tau, 16))
 
 
 @pytest.mark.parametrize("tau", TAUS)
@@ -279,9 +275,7 @@ def test_soft_cross_entropy_is_kl_plus_the_teachers_entropy(tau: float) -> None:
 def test_soft_cross_entropy_with_a_certain_teacher_is_cross_entropy() -> None:
     student, labels = logits(4, 4), torch.arange(4)
     teacher = 200.0 * torch.eye(4)
-    torch.testing.assert_close(
-        losses.soft_cross_entropy(student, teacher, 1.0), losses.cross_entropy(student, labels)
-    )
+    torch.testing.assert_close(losses.soft_cross_entropy(student, teacher, 1.0), losses.cross_entropy(student, labels))
 
 
 # logit_mse
@@ -357,9 +351,7 @@ def test_auxiliary_in_float32_agrees_with_float64(form: str) -> None:
 @pytest.mark.parametrize(("rescale", "factor"), [("none", 1.0), ("tau2", 16.0)])
 def test_intra_subclass_sums_cross_entropies_of_the_groups(rescale: str, factor: float) -> None:
     student, teacher = logits(6, 6), logits(6, 6, seed=1)
-    groups = [
-        losses.soft_cross_entropy(student[:, c : c + 3], teacher[:, c : c + 3], 4.0, "none") for c in (0, 3)
-    ]
+    groups = [losses.soft_cross_entropy(student[:, c : c + 3], teacher[:, c : c + 3], 4.0, "none") for c in (0, 3)]
     value = losses.intra_subclass(student, teacher, 3, 4.0, rescale)
     torch.testing.assert_close(value, factor * (groups[0] + groups[1]))
 

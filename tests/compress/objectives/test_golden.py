@@ -35,11 +35,7 @@ FORMS: dict[str, Any] = {"unit_norm": "unitnorm", "unit_variance": "literal"}
 def kd_kl(x: Inputs, hyper: Hyper) -> dict[str, Tensor]:
     # At infinity the case names no rescale: the limit is that of tau² KL.
     rescale = RESCALES[hyper.get("rescale", "tau^2")]
-    return {
-        "loss": functional.kl_divergence(
-            x["student_logits"], x["teacher_logits"], float(hyper["tau"]), rescale
-        )
-    }
+    return {"loss": functional.kl_divergence(x["student_logits"], x["teacher_logits"], float(hyper["tau"]), rescale)}
 
 
 def kd_kl_plus_ce(x: Inputs, hyper: Hyper) -> dict[str, Tensor]:
@@ -53,9 +49,7 @@ def kd_kl_plus_ce(x: Inputs, hyper: Hyper) -> dict[str, Tensor]:
 
 
 def logit_mse(x: Inputs, hyper: Hyper) -> dict[str, Tensor]:
-    return {
-        "loss": functional.logit_mse(x["student_logits"], x["teacher_logits"], REDUCTIONS[hyper["reduction"]])
-    }
+    return {"loss": functional.logit_mse(x["student_logits"], x["teacher_logits"], REDUCTIONS[hyper["reduction"]])}
 
 
 def logit_mse_ensemble(x: Inputs, hyper: Hyper) -> dict[str, Tensor]:
@@ -165,9 +159,7 @@ def test_loss_and_gradients_agree(case: dict[str, Any], dtype: torch.dtype) -> N
     results = adapter(inputs, case["hyper"])
     compared = 0
     for name, expected in with_prefix("out__", arrays).items():
-        compared += check(
-            f"out__{name}", results[name].detach(), expected, case, result_bounds(case, dtype, expected)
-        )
+        compared += check(f"out__{name}", results[name].detach(), expected, case, result_bounds(case, dtype, expected))
     for name in with_prefix("grad__", arrays):
         source, loss = differentiated(name, inputs, results)
         (gradient,) = torch.autograd.grad(loss, inputs[source], retain_graph=True)
@@ -224,9 +216,9 @@ def gradient_bounds(case: Mapping[str, Any], dtype: torch.dtype, expected: np.nd
     if dtype == torch.float64:
         return float64_bounds(case, expected)
     allowed = case["tolerance"]["float32"]
-    slack = allowed.get("grad_atol_abs", 0.0) + allowed.get("grad_atol_rel_to_max", 0.0) * np.abs(
-        expected
-    ).max(initial=0)
+    slack = allowed.get("grad_atol_abs", 0.0) + allowed.get("grad_atol_rel_to_max", 0.0) * np.abs(expected).max(
+        initial=0
+    )
     return slack + allowed.get("grad_rtol", 0.0) * np.abs(expected)
 
 
@@ -252,9 +244,7 @@ def check(name: str, got: Tensor, expected: np.ndarray, case: Mapping[str, Any],
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_file_holds_the_arrays_the_index_names(case: dict[str, Any]) -> None:
-    found = {
-        name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in load(case).items()
-    }
+    found = {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in load(case).items()}
     assert found == case["arrays"]
 
 

@@ -45,9 +45,7 @@ def kl(p: list[float], q: list[float]) -> float:
 
 
 CLASS_KL = (kl([0.5, 0.5], [0.6, 0.4]) + kl([0.4, 0.6], [0.3, 0.7])) / 2
-SUBCLASS_KL = (
-    kl([0.25, 0.25, 0.4, 0.1], [0.5, 0.1, 0.3, 0.1]) + kl([0.3, 0.1, 0.2, 0.4], [0.1, 0.2, 0.2, 0.5])
-) / 2
+SUBCLASS_KL = (kl([0.25, 0.25, 0.4, 0.1], [0.5, 0.1, 0.3, 0.1]) + kl([0.3, 0.1, 0.2, 0.4], [0.1, 0.2, 0.2, 0.5])) / 2
 
 
 def test_every_kind_in_the_table_has_its_own_name() -> None:
@@ -74,9 +72,7 @@ def test_total_is_the_weighted_sum_of_the_terms() -> None:
     expected_mse = (4 + 4) / 2
     terms = [term.item() for term in losses.terms]
     assert terms == pytest.approx([expected_kl, expected_ce, expected_mse], rel=1e-5)
-    assert losses.total.item() == pytest.approx(
-        0.25 * expected_kl + 3 * expected_ce + 0.5 * expected_mse, rel=1e-5
-    )
+    assert losses.total.item() == pytest.approx(0.25 * expected_kl + 3 * expected_ce + 0.5 * expected_mse, rel=1e-5)
 
 
 def test_total_sends_the_weighted_gradient_back() -> None:
@@ -182,9 +178,7 @@ def test_different_numbers_of_subclasses_cannot_be_compared(spec: TermSpec) -> N
 
 
 @pytest.mark.parametrize("spec", [KLSpec(), MSESpec(), CrossEntropySpec()])
-@pytest.mark.parametrize(
-    "heads", [Heads(10, 2, 2), Heads(10, 1, 3), Heads(10, 3, 1), Heads(10, 1, 1), Heads(10, 3)]
-)
+@pytest.mark.parametrize("heads", [Heads(10, 2, 2), Heads(10, 1, 3), Heads(10, 3, 1), Heads(10, 1, 1), Heads(10, 3)])
 def test_other_heads_can_be_compared(spec: TermSpec, heads: Heads) -> None:
     assert spec.problem(heads) is None
 
@@ -231,9 +225,7 @@ def test_mse_passes_its_reduction_on() -> None:
 def test_kl_passes_temperature_and_rescale_on() -> None:
     student, teacher = 2 * CLASSES, 2 * TEACHER_CLASSES
     assert value(KLSpec(tau=2.0), Heads(2, 1, 1), student, teacher) == pytest.approx(4 * CLASS_KL, rel=1e-4)
-    assert value(KLSpec(tau=2.0, rescale="none"), Heads(2, 1, 1), student, teacher) == pytest.approx(
-        CLASS_KL, rel=1e-4
-    )
+    assert value(KLSpec(tau=2.0, rescale="none"), Heads(2, 1, 1), student, teacher) == pytest.approx(CLASS_KL, rel=1e-4)
 
 
 @pytest.mark.parametrize("tau", ["inf", math.inf])
@@ -245,9 +237,7 @@ def test_kl_at_infinity_is_half_the_variance_of_the_difference(tau: Any) -> None
 
 def test_intra_subclass_passes_its_options_on() -> None:
     # Shares within the classes: teacher (1/2, 1/2) and (4/5, 1/5), student (5/6, 1/6) and (3/4, 1/4).
-    expected = -(0.5 * math.log(5 / 6) + 0.5 * math.log(1 / 6)) - (
-        0.8 * math.log(3 / 4) + 0.2 * math.log(1 / 4)
-    )
+    expected = -(0.5 * math.log(5 / 6) + 0.5 * math.log(1 / 6)) - (0.8 * math.log(3 / 4) + 0.2 * math.log(1 / 4))
     student, teacher = 2 * SUBCLASSES[:1], 2 * TEACHER_SUBCLASSES[:1]
     heads = Heads(2, 2, 2)
     assert value(IntraSubclassSpec(tau=2.0), heads, student, teacher) == pytest.approx(expected, rel=1e-5)
