@@ -137,7 +137,7 @@ class Trainer:
         order = epoch_order(len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device)
         self.model.train()
         started, seconds_before = time.monotonic(), position.epoch_seconds
-        pending: list[Tensor] = []
+        pending: list[tuple[Tensor, ...]] = []
         for step in range(position.step, self.steps):
             index = order[step * batch : (step + 1) * batch]
             pending.append(self._step(index, position.epoch + step / self.steps))
@@ -156,8 +156,8 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self.last_checkpoint > self.checkpoint_every_s
 
-    def _step(self, index: Tensor, epoch: float) -> Tensor:
-        """Take one optimizer step; return total and terms (1 + terms,), on the device."""
+    def _step(self, index: Tensor, epoch: float) -> tuple[Tensor, ...]:
+        """Take one optimizer step; return the total and each term, scalars on the device."""
         inputs, labels = self.train_rows.gather(index)
         if self.augment is not None:
             inputs = self.augment(inputs, self.augment_generator)
@@ -174,7 +174,7 @@ class Trainer:
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self.optimizer.step()
-        return torch.stack([losses.total.detach(), *(term.detach() for term in losses.terms)])
+        return (losses.total.detach(), *(term.detach() for term in losses.terms))
 
     def _forward(self, x: Tensor) -> Output:
         try:
@@ -208,9 +208,10 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _account(self, pending: list[Tensor], order: Tensor) -> None:
+    def _account(self, pending: list[tuple[Tensor, ...]], order: Tensor) -> None:
         """Add the losses of the last steps to the epoch's sums; refuse NaN and Inf."""
-        losses = torch.stack(pending).double().cpu()  # (steps, 1 + terms)
+        values = torch.stack([value for step in pending for value in step])
+        losses = values.double().cpu().unflatten(0, (len(pending), -1))  # (steps, 1 + terms)
         finite = losses.isfinite().all(dim=1)
         if not finite.all():
             self._diverged(self.position.step - len(pending) + int((~finite).nonzero()[0]), losses[~finite][0], order)

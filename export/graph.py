@@ -91,6 +91,7 @@ class Preprocess(nn.Module):
                 f"({signature.layout}, {signature.shape})"
             )
         self.signature = signature
+        self.shifts = any(normalization.mean)
         std = torch.tensor(normalization.std, dtype=torch.float64).reshape(1, -1, 1, 1)
         mean = torch.tensor(normalization.mean, dtype=torch.float64).reshape(1, -1, 1, 1)
         # One multiply and one add instead of three operations; combined in float64, so each is rounded once.
@@ -101,7 +102,8 @@ class Preprocess(nn.Module):
         x = images.to(self.scale.dtype)  # before the permutation: TensorRT does not transpose uint8
         if self.signature.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)  # (N, channels, H, W)
-        return x * self.scale + self.shift
+        # Scaling to [0, 1] has nothing to subtract: one operation less in every step, and on the device.
+        return x * self.scale + self.shift if self.shifts else x * self.scale
 
 
 class DeployableGraph(nn.Module):

@@ -100,7 +100,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     taken = 0
     original = Trainer._step
 
-    def counted(self: Trainer, index: torch.Tensor, epoch: float) -> torch.Tensor:
+    def counted(self: Trainer, index: torch.Tensor, epoch: float) -> tuple[torch.Tensor, ...]:
         nonlocal taken
         if taken == steps:
             raise InterruptedRunError
@@ -184,11 +184,11 @@ def test_a_diverging_run_stops_with_the_rows_and_keeps_its_checkpoint(
     original = Trainer._step
     calls = 0
 
-    def poisoned(self: Trainer, index: torch.Tensor, epoch: float) -> torch.Tensor:
+    def poisoned(self: Trainer, index: torch.Tensor, epoch: float) -> tuple[torch.Tensor, ...]:
         nonlocal calls
         calls += 1
         losses = original(self, index, epoch)
-        return losses * float("nan") if calls == 8 else losses
+        return tuple(value * float("nan") for value in losses) if calls == 8 else losses
 
     monkeypatch.setattr(Trainer, "_step", poisoned)
     with pytest.raises(TrainingError, match="not finite in epoch 2, step 3") as caught:
