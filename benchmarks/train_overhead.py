@@ -1,6 +1,6 @@
 """What the training loop costs over a bare PyTorch loop doing the same steps.
 
-    python benchmarks/train_overhead.py [--rounds 9] [--output benchmarks/results/train_overhead.json]
+    python benchmarks/train_overhead.py [--rounds 15] [--output benchmarks/results/train_overhead.json]
 
 Both sides train the same model on the same random 28×28 images, in turn, round by round; the figure is the ratio of the
 median times. The bare loop is what one would write by hand: gather, scale, forward, loss, backward, step, with the
@@ -177,7 +177,7 @@ def measure(rounds: int) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     machine = {

@@ -16,7 +16,7 @@ from compress.artifact import versions
 from compress.evaluate import predict
 from compress.gallery import Gallery, build_gallery
 from compress.summary import Row, summary_sentence
-from compress.terminal import milliseconds, size
+from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
 from runtime.latency import decode_samples

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from compress.recipe import ExpectSpec
+from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
 
@@ -185,12 +186,10 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     row = export or student
     if row is None:
         return ""
-    parts = [
-        f"{100 * row.mean:.2f} % test accuracy ({100 * row.low:.2f} – {100 * row.high:.2f})",
-        f"{row.size_bytes / 1000:,.1f} kB",
-    ]
+    interval = f"({100 * row.low:.2f} – {100 * row.high:.2f})"
+    parts = [f"{100 * row.mean:.2f} % test accuracy {interval}", size(row.size_bytes)]
     if row.p50_ms is not None:
-        parts.append(f"{1000 * row.p50_ms:,.1f} µs a call" if row.p50_ms < 1 else f"{row.p50_ms:,.2f} ms a call")
+        parts.append(f"{milliseconds(row.p50_ms)} a call")
     largest = max((other for other in rows if other.what == "stage"), key=lambda other: other.parameters)
     if largest.parameters > row.parameters:
         parts.append(f"{largest.parameters / row.parameters:.1f} times fewer parameters than {largest.name}")

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from compress.units import duration, milliseconds, size
+
 if TYPE_CHECKING:
     from compress.pipeline import Outcome
     from compress.plan import Plan, StagePlan
@@ -77,14 +79,6 @@ def progress_line(event: Progress) -> str:
         f"{event.stage}  epoch {event.epoch:>{width}}/{event.epochs}  {losses}{accuracy}"
         f"  {event.images_per_s:,.0f} images/s{left}"
     )
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
 
 
 def announce(plans: Sequence[Plan], runs: Path) -> None:
@@ -211,16 +205,6 @@ def _expectation_cells(row: Row) -> list[str]:
     verdict = "met" if expectation.passed else "MISSED"
     metric = expectation.metric.removeprefix("test ")
     return [f"{metric} {expectation.published:.2f}", f"ours {expectation.ours:.2f}, {verdict}"]
-
-
-def size(count: int) -> str:
-    return f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.2f} MB"
-
-
-def milliseconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{1000 * value:.1f} µs" if value < 1 else f"{value:.2f} ms"
 
 
 def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
