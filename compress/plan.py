@@ -14,6 +14,7 @@ from compress.kinds import as_recipe_value
 from compress.models import Classifier, image_shape, parameter_count
 from compress.objectives import Heads
 from compress.recipe import ExpectSpec, Recipe, StageSpec, TrainSpec
+from compress.recipe_checks import heads_of, require_fitting_models
 from compress.variants import Variant
 from runtime.files import sha256_of_bytes
 
@@ -73,10 +74,11 @@ class Plan:
 def plan(variant: Variant, data_root: Path | None) -> Plan:
     """Resolve one variant.
 
-    Raises DataError when the data is not where it should be.
+    Raises DataError when the data is not where it should be, RecipeError when the models do not fit it.
     """
     recipe = variant.recipe
     declaration = describe(recipe.data, data_root)
+    require_fitting_models(recipe, declaration)
     content = fingerprint(recipe.data, data_root)
     planned: dict[str, StagePlan] = {}
     for name in recipe.stages:
@@ -123,13 +125,6 @@ def _plan_stage(
         expect=recipe.expectations().get(name),
         resolved=resolved,
     )
-
-
-def heads_of(recipe: Recipe, stage: str, classes: int) -> Heads:
-    """Return the heads on both sides of a stage's objective."""
-    spec = recipe.stages[stage]
-    teacher = recipe.stages[spec.teacher].subclasses if spec.teacher in recipe.stages else None
-    return Heads(classes, spec.subclasses, teacher)
 
 
 def data_settings(data: DataSpec) -> dict[str, Any]:

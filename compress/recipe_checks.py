@@ -8,8 +8,9 @@ from compress.datasets import Declaration, declare
 from compress.models import image_shape, parameter_count
 from compress.objectives import Heads
 from compress.recipe import Recipe, StageSpec
-from compress.recipe_report import did_you_mean
+from compress.recipe_report import did_you_mean, dotted
 from compress.yaml_document import Document, Path, Problem
+from runtime.errors import RecipeError
 
 
 def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
@@ -18,9 +19,27 @@ def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
     found = [*_recipe_problems(recipe)]
     for name, stage in recipe.stages.items():
         found += _reference_problems(recipe, name, stage)
-        found += _head_problems(recipe, name, stage, declaration)
+        found += _model_problems(recipe, name, declaration)
         found += _training_problems(recipe, name)
     return tuple(Problem(path, document.line_of(path), message, remedy) for path, message, remedy in found)
+
+
+def require_fitting_models(recipe: Recipe, declaration: Declaration) -> None:
+    """Check what only the data could tell: whether models and heads fit its images and classes.
+
+    Raises RecipeError naming every stage that does not fit.
+    """
+    found = [problem for name in recipe.stages for problem in _model_problems(recipe, name, declaration)]
+    if found:
+        lines = [f"{dotted(path)}: {message}" for path, message, _ in found]
+        raise RecipeError(f"recipe {recipe.name} does not fit its data: " + "; ".join(lines), found[0][2])
+
+
+def heads_of(recipe: Recipe, stage: str, classes: int) -> Heads:
+    """Return the heads on both sides of a stage's objective."""
+    spec = recipe.stages[stage]
+    teacher = recipe.stages[spec.teacher].subclasses if spec.teacher in recipe.stages else None
+    return Heads(classes, spec.subclasses, teacher)
 
 
 Found = tuple[Path, str, str]
@@ -73,9 +92,9 @@ def _reference_problems(recipe: Recipe, name: str, stage: StageSpec) -> Iterator
         )
 
 
-def _head_problems(recipe: Recipe, name: str, stage: StageSpec, declaration: Declaration) -> Iterator[Found]:
-    teacher = recipe.stages.get(stage.teacher or "")
-    heads = Heads(declaration.classes or 0, stage.subclasses, teacher.subclasses if teacher else None)
+def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
+    stage = recipe.stages[name]
+    heads = heads_of(recipe, name, declaration.classes or 0)
     for i, term in enumerate(stage.objective):
         problem = term.problem(heads)
         if problem is not None:

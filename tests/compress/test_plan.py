@@ -11,7 +11,7 @@ import torch
 
 from compress.plan import Plan, plan
 from compress.variants import load_variants
-from runtime.errors import DataError
+from runtime.errors import DataError, RecipeError
 
 TEXT = """\
 name: keys
@@ -257,3 +257,23 @@ def test_data_that_is_not_there_is_said_before_anything_runs(plan_of: Callable[.
     with pytest.raises(DataError, match="mnist: the folder does not exist") as caught:
         plan_of(replaced("source: digits", "source: mnist"), data_root=tmp_path)
     assert "train-00000-of-00001.parquet" in caught.value.remedy
+
+
+def test_a_model_that_does_not_fit_the_data_is_named_before_training(tmp_path: Path) -> None:
+    """What only the files can tell: `check` passes, the plan says which stage and why."""
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (6, 6), 20 * i).save(tmp_path / "photos" / name / f"{i}.png")
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        f"name: small\ndata: {{source: {{folder: {{path: {tmp_path}/photos}}}}}}\n"
+        "stages: {student: {model: mnist_cnn, objective: ce}}\n"
+    )
+    (variant,) = load_variants(recipe)
+    with pytest.raises(
+        RecipeError, match=r"stages\.student\.model: mnist_cnn needs images of at least 10×10, came 6×6"
+    ):
+        plan(variant, None)
