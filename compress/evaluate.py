@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.models import Classifier
+from compress.models import Classifier, Output
 from compress.rows import Rows
 from export.fold import fold_logits
 from runtime.accuracy import wilson_interval
@@ -17,14 +17,23 @@ BATCH = 1000
 
 
 @torch.no_grad()
-def predict(model: Classifier, preprocess: nn.Module, rows: Rows) -> Tensor:
-    """Return the logits (N, C*S), float32 on the device, of every row in order. The model's mode is kept."""
+def outputs_of(model: Classifier, preprocess: nn.Module, rows: Rows) -> Output:
+    """Return logits (N, C*S) and embedding (N, D), float32 on the device, of every row in order, without features.
+
+    The model's mode is kept.
+    """
     training = model.training
     model.eval()
     order = torch.arange(len(rows), device=rows.device)
-    logits = [model(preprocess(rows.gather(index)[0])).logits.float() for index in order.split(BATCH)]
+    batches = [model(preprocess(rows.gather(index)[0]))._replace(features=()) for index in order.split(BATCH)]
     model.train(training)
-    return torch.cat(logits)
+    logits = torch.cat([batch.logits.float() for batch in batches])
+    return Output(logits, torch.cat([batch.embedding.float() for batch in batches]), ())
+
+
+def predict(model: Classifier, preprocess: nn.Module, rows: Rows) -> Tensor:
+    """Return the logits (N, C*S), float32 on the device, of every row in order."""
+    return outputs_of(model, preprocess, rows).logits
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _plan_stage(
 ) -> StagePlan:
     recipe, seed = variant.recipe, variant.seed
     spec, train = recipe.stages[name], recipe.train_spec(name)
-    heads = heads_of(recipe, name, declaration.classes or 0)
+    heads = heads_of(recipe, name, declaration)
     assert declaration.signature is not None  # describe() fills it
     shape = image_shape(declaration.signature)
     parents = {

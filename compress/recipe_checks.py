@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compress.datasets import Declaration, declare
-from compress.models import image_shape, parameter_count
+from compress.models import Shapes, image_shape, shapes_of
 from compress.objectives import Heads
 from compress.recipe import Recipe, StageSpec
 from compress.recipe_report import did_you_mean, dotted
@@ -35,11 +35,27 @@ def require_fitting_models(recipe: Recipe, declaration: Declaration) -> None:
         raise RecipeError(f"recipe {recipe.name} does not fit its data: " + "; ".join(lines), found[0][2])
 
 
-def heads_of(recipe: Recipe, stage: str, classes: int) -> Heads:
-    """Return the heads on both sides of a stage's objective."""
+def heads_of(recipe: Recipe, stage: str, declaration: Declaration) -> Heads:
+    """Return what stands on both sides of a stage's objective; shapes where the declaration is complete.
+
+    Raises ValueError when the images are too small for a model.
+    """
     spec = recipe.stages[stage]
-    teacher = recipe.stages[spec.teacher].subclasses if spec.teacher in recipe.stages else None
-    return Heads(classes, spec.subclasses, teacher)
+    teacher = recipe.stages.get(spec.teacher or "")
+    return Heads(
+        classes=declaration.classes or 0,
+        subclasses=spec.subclasses,
+        teacher_subclasses=teacher.subclasses if teacher else None,
+        student=_shapes(spec, declaration),
+        teacher=_shapes(teacher, declaration) if teacher else None,
+    )
+
+
+def _shapes(stage: StageSpec, declaration: Declaration) -> Shapes | None:
+    if declaration.signature is None or declaration.classes is None:
+        return None
+    input_shape = image_shape(declaration.signature)
+    return shapes_of(stage.model, input_shape=input_shape, outputs=declaration.classes * stage.subclasses)
 
 
 Found = tuple[Path, str, str]
@@ -94,7 +110,15 @@ def _reference_problems(recipe: Recipe, name: str, stage: StageSpec) -> Iterator
 
 def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     stage = recipe.stages[name]
-    heads = heads_of(recipe, name, declaration.classes or 0)
+    try:
+        _shapes(stage, declaration)
+    except ValueError as error:
+        yield ("stages", name, "model"), str(error), ""
+        return
+    try:
+        heads = heads_of(recipe, name, declaration)
+    except ValueError:
+        return  # the teacher's own stage has that problem
     for i, term in enumerate(stage.objective):
         problem = term.problem(heads)
         if problem is not None:
@@ -106,12 +130,6 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
             f"'{stage.init_from}' has another model or head, so its weights do not fit",
             "Give both stages the same model and subclasses.",
         )
-    if declaration.signature is not None and declaration.classes is not None:
-        try:
-            outputs = declaration.classes * stage.subclasses
-            parameter_count(stage.model, input_shape=image_shape(declaration.signature), outputs=outputs)
-        except ValueError as error:
-            yield ("stages", name, "model"), str(error), ""
 
 
 def _training_problems(recipe: Recipe, name: str) -> Iterator[Found]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.evaluate import predict
+from compress.evaluate import outputs_of
 from compress.models import Classifier, Output
 from compress.objectives.base import TeacherOutput
 from compress.rows import Rows
@@ -32,23 +32,23 @@ class TeacherOutputs:
     def __init__(self, teacher: Teacher | None, needs: frozenset[TeacherOutput]) -> None:
         self.teacher = teacher if needs else None
         self.needs = needs
-        self.logits: Tensor | None = None
+        self.kept: Output | None = None
 
     def precompute(self, rows: Rows, preprocess: nn.Module) -> bool:
-        """Compute the logits (N, C*S) of every row, where logits are all that is read; return whether it was done.
+        """Compute logits and embedding of every row, where they are all that is read; return whether it was done.
 
-        Only for inputs that are the same in every epoch.
+        Only for inputs that are the same in every epoch. Feature maps are never kept: they are larger than the data.
         """
-        if self.teacher is None or self.needs != {"logits"}:
+        if self.teacher is None or "features" in self.needs:
             return False
-        self.logits = predict(self.teacher.model, preprocess, rows)
+        self.kept = outputs_of(self.teacher.model, preprocess, rows)
         return True
 
     def __call__(self, index: Tensor, x: Tensor) -> Output | None:
         """Return the outputs for the rows `index` (N,), whose preprocessed inputs are x (N, channels, H, W)."""
         if self.teacher is None:
             return None
-        if self.logits is not None:
-            return Output(self.logits[index], x.new_empty(0), ())
+        if self.kept is not None:
+            return Output(self.kept.logits[index], self.kept.embedding[index], ())
         with torch.no_grad():
             return self.teacher.model(x)

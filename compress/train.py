@@ -26,7 +26,7 @@ from compress.datasets import Dataset
 from compress.datasets.augment import build_augmentation
 from compress.evaluate import predict, score
 from compress.models import Classifier, Output
-from compress.objectives import Objective
+from compress.objectives import Objective, Preparation
 from compress.optimization import rate_factor
 from compress.plan import StagePlan
 from compress.progress import Notify, Progress
@@ -116,8 +116,8 @@ class Trainer:
 
         Raises TrainingError when the loss stops being finite; the last good checkpoint is kept.
         """
-        self._resume()
         self._prepare_teacher()
+        self._resume()
         self.last_checkpoint = time.monotonic()
         while self.position.epoch < self.settings.epochs:
             self._train_epoch()
@@ -168,6 +168,7 @@ class Trainer:
         with self._autocast():
             output = self._forward(x)
             taught = self.teacher(index, x)
+        self.objective.observe(index)
         losses = self.objective(output, taught, labels)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -196,12 +197,18 @@ class Trainer:
             group["lr"] = settings.optimizer.lr * factor
 
     def _prepare_teacher(self) -> None:
+        """Let the terms look at the teacher once, and compute its outputs once where they never change."""
+        if self.teacher.teacher is not None:
+            inputs = lambda rows: self.preprocess(self.train_rows.gather(rows)[0])  # noqa: E731
+            self.objective.prepare(
+                Preparation(self.teacher.teacher.model, inputs, self.train_rows.labels, self.stage.seed)
+            )
         if self.augment is not None:
             return  # its inputs change from epoch to epoch
         with self._autocast():
             computed = self.teacher.precompute(self.train_rows, self.preprocess)
         if computed:
-            self.notify(f"{self.stage.name}: teacher logits of {len(self.train_rows):,} rows computed once and kept")
+            self.notify(f"{self.stage.name}: teacher outputs of {len(self.train_rows):,} rows computed once and kept")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.precision == "fp32":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.models.base import Classifier, ModelSpec, Output, image_shape, parameter_count
+from compress.models.base import Classifier, ModelSpec, Output, Shapes, image_shape, parameter_count, shapes_of
 from compress.models.mlp import MLPSpec
 from compress.models.mnist_cnn import MnistCNNSpec
 from compress.models.small_cnn import SmallCNNSpec
@@ -13,4 +13,4 @@ MODELS: dict[str, type[ModelSpec]] = {
     "small_cnn": SmallCNNSpec,
 }
 
-__all__ = ["MODELS", "Classifier", "ModelSpec", "Output", "image_shape", "parameter_count"]
+__all__ = ["MODELS", "Classifier", "ModelSpec", "Output", "Shapes", "image_shape", "parameter_count", "shapes_of"]

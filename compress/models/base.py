@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,6 +72,27 @@ def initialise(model: nn.Module, init: Init) -> None:
 def image_shape(signature: InputSignature) -> tuple[int, int, int]:
     """Return (channels, H, W), whatever the layout of the stored images."""
     return signature.channels, signature.height, signature.width
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a model gives, without the batch axis.
+
+    embedding: D. features: (channels, h, w) or (width,) of each map in depth order; feature_names names them.
+    """
+
+    embedding: int
+    features: tuple[tuple[int, ...], ...]
+    feature_names: tuple[str, ...]
+
+
+def shapes_of(spec: ModelSpec, *, input_shape: tuple[int, int, int], outputs: int) -> Shapes:
+    """Return the shapes of a model's outputs, without allocating or computing anything."""
+    with torch.device("meta"):
+        model = spec.build(input_shape=input_shape, outputs=outputs).eval()
+        output = model(torch.empty(2, *input_shape))
+    features = tuple(tuple(feature.shape[1:]) for feature in output.features)
+    return Shapes(output.embedding.shape[1], features, model.feature_names)
 
 
 def parameter_count(spec: ModelSpec, *, input_shape: tuple[int, int, int], outputs: int) -> int:

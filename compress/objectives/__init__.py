@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.objectives.base import Heads, Losses, Objective, Term, TermSpec, term_names
+from compress.objectives.base import Heads, Losses, Objective, Preparation, Term, TermSpec, term_names
 from compress.objectives.ce import CrossEntropySpec
 from compress.objectives.intra_subclass import IntraSubclassSpec
 from compress.objectives.kl import KLSpec
@@ -17,4 +17,4 @@ OBJECTIVES: dict[str, type[TermSpec]] = {
     "subclass_auxiliary": SubclassAuxiliarySpec,
 }
 
-__all__ = ["OBJECTIVES", "Heads", "Losses", "Objective", "Term", "TermSpec", "term_names"]
+__all__ = ["OBJECTIVES", "Heads", "Losses", "Objective", "Preparation", "Term", "TermSpec", "term_names"]

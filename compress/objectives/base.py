@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.kinds import Spec
-from compress.models.base import Output
+from compress.models.base import Classifier, Output, Shapes
 from export.fold import fold_logits
 
 TeacherOutput = Literal["logits", "embedding", "features"]
@@ -18,11 +18,16 @@ TeacherOutput = Literal["logits", "embedding", "features"]
 
 @dataclass(frozen=True)
 class Heads:
-    """The two classifiers that an objective stands between. `teacher_subclasses` is None without a teacher."""
+    """The two models that an objective stands between. `teacher_subclasses` is None without a teacher.
+
+    student, teacher: the shapes of their embeddings and feature maps; None where nothing has been built yet.
+    """
 
     classes: int
     subclasses: int
     teacher_subclasses: int | None = None
+    student: Shapes | None = None
+    teacher: Shapes | None = None
 
     @property
     def compare_subclasses(self) -> bool:
@@ -36,8 +41,28 @@ class Heads:
         return fold_logits(student, self.subclasses), fold_logits(teacher, self.teacher_subclasses or 1)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What a term may look at once, before training.
+
+    teacher: the frozen model. inputs: gives the preprocessed inputs of training rows (positions (n,)) as
+    (n, channels, H, W) on the device. labels: (N,) of all training rows, on the device.
+    """
+
+    teacher: Classifier
+    inputs: Callable[[Tensor], Tensor]
+    labels: Tensor
+    seed: int
+
+
 class Term(nn.Module):
     """One term: `forward(student, teacher, labels)` -> scalar, unweighted; `teacher` is None where `needs` is empty."""
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Look at the teacher and the training rows once. What is kept must be a buffer: checkpoints hold buffers."""
+
+    def observe(self, rows: Tensor) -> None:
+        """Learn which training rows (positions (N,)) the next batch holds; for terms with a memory of rows."""
 
     def forward(self, student: Output, teacher: Output | None, labels: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
@@ -84,8 +109,18 @@ class Objective(nn.Module):
         super().__init__()
         self.names = term_names(specs)
         self.weights = tuple(spec.weight for spec in specs)
-        self.terms = nn.ModuleList(spec.build(heads) for spec in specs)
+        self.in_order = [spec.build(heads) for spec in specs]
+        self.terms = nn.ModuleList(self.in_order)
+        self.observers = [term for term in self.in_order if type(term).observe is not Term.observe]
         self.needs: frozenset[TeacherOutput] = frozenset().union(*(spec.needs for spec in specs))
+
+    def prepare(self, preparation: Preparation) -> None:
+        for term in self.in_order:
+            term.prepare(preparation)
+
+    def observe(self, rows: Tensor) -> None:
+        for term in self.observers:
+            term.observe(rows)
 
     def forward(self, student: Output, teacher: Output | None, labels: Tensor) -> Losses:
         values = tuple(term(student, teacher, labels) for term in self.terms)
