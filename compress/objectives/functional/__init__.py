@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from compress.objectives.functional.logits import (
+    FLOAT32_TAU,
+    FLOAT64_TAU,
     Rescale,
     cross_entropy,
     intra_subclass,
@@ -13,6 +15,8 @@ from compress.objectives.functional.logits import (
 )
 
 __all__ = [
+    "FLOAT32_TAU",
+    "FLOAT64_TAU",
     "Rescale",
     "cross_entropy",
     "intra_subclass",
