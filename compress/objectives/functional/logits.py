@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from compress.objectives.functional.precision import at_least_float32
 from export.fold import by_class
 
 Rescale = Literal["tau2", "max", "none"]
@@ -30,7 +31,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     With `smoothing` b the target is 1 - b on the true class and b / (C - 1) on each other one, as the papers print it
     (PyTorch's own option spreads b / C over all classes, the true one included).
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     if smoothing == 0.0:
         return F.cross_entropy(logits, labels)
     log_p = F.log_softmax(logits, dim=1)  # (N, C)
@@ -46,7 +47,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, tau: float, rescale: Rescale
     tau² KL has a limit, that limit: half the population variance over classes of student - teacher (Kim et al. 2021,
     the antiderivative of its gradient); with "none" it is zero.
     """
-    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     if tau > FLOAT64_TAU:
         limit = 0.5 * (student - teacher).var(dim=1, correction=0).mean()
         return limit * (1.0 if rescale != "none" else tau**-2)
@@ -88,7 +89,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float, rescale: Re
     Equation 3 of Müller et al. 2020 ("Subclass distillation"). It has the gradient of `kl_divergence` and is larger
     by the entropy of the teacher. `tau` is finite: the entropy times tau² has no limit.
     """
-    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     p = F.softmax(teacher / tau, dim=1)
     return -_factor(tau, rescale) * (p * F.log_softmax(student / tau, dim=1)).sum(1).mean()
 
@@ -98,7 +99,7 @@ def logit_mse(student: Tensor, teacher: Tensor, reduction: Literal["sum", "mean"
 
     `sum` adds over the K logits (Kim et al. 2021, equation 9), `mean` averages over them (their published code).
     """
-    squared = (_at_least_float32(student) - _at_least_float32(teacher)).square()
+    squared = (at_least_float32(student) - at_least_float32(teacher)).square()
     return squared.sum(1).mean() if reduction == "sum" else squared.mean()
 
 
@@ -112,7 +113,7 @@ def subclass_auxiliary(
     norm, which is what the published notebook computes: `unitnorm`. `literal` takes equation 6 at its word (unit
     variance, so |v_i|² = C*S).
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     width = logits.shape[1]
     variance, mean = torch.var_mean(logits, dim=1, correction=0, keepdim=True)
     v = (logits - mean) / (variance + eps).sqrt()  # (N, C*S), unit variance
@@ -129,8 +130,8 @@ def intra_subclass(student: Tensor, teacher: Tensor, subclasses: int, tau: float
     One softmax for each group of S logits, so neither labels nor class probabilities take part: Müller et al. 2020,
     section 4.4, last paragraph. The paper states no tau² factor, hence `rescale: none`.
     """
-    log_q = F.log_softmax(by_class(_at_least_float32(student), subclasses) / tau, dim=2)  # (N, C, S)
-    p = F.softmax(by_class(_at_least_float32(teacher), subclasses) / tau, dim=2)
+    log_q = F.log_softmax(by_class(at_least_float32(student), subclasses) / tau, dim=2)  # (N, C, S)
+    p = F.softmax(by_class(at_least_float32(teacher), subclasses) / tau, dim=2)
     return -_factor(tau, rescale) * (p * log_q).sum((1, 2)).mean()
 
 
@@ -138,7 +139,3 @@ def _factor(tau: float, rescale: Rescale) -> float:
     if rescale == "none":
         return 1.0  # Before tau², which overflows at temperatures that are fine without it.
     return tau**2 if rescale == "tau2" else max(tau, tau**2)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
