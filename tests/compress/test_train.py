@@ -176,6 +176,21 @@ def test_clipping_bounds_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert max(norms) <= 0.01 * 1.001
 
 
+def test_initial_weights_are_those_of_the_earlier_stage(tmp_path: Path) -> None:
+    earlier = train(stage(), tmp_path / "earlier").model.state_dict()
+    trainer = Trainer(
+        stage(seed=7),
+        dataset(),
+        None,
+        initial=earlier,
+        device=torch.device("cpu"),
+        folder=tmp_path,
+        notify=lambda event: None,
+        checkpoint_every_s=1e9,
+    )
+    assert all(torch.equal(value, earlier[name]) for name, value in trainer.model.state_dict().items())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_a_gpu_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
