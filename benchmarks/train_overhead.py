@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -34,6 +32,7 @@ from compress.recipe import StageSpec, TrainSpec
 from compress.teacher import Teacher, frozen
 from compress.train import Trainer
 from export.graph import InputSignature, Normalization
+from runtime.device import read_environment
 from runtime.files import write_json
 
 CLASSES, SUBCLASSES = 2, 5
@@ -180,11 +179,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": str(torch.__version__),
-    }
+    machine = {**read_environment().to_json(), "torch": str(torch.__version__)}
     result = {"benchmark": "train_overhead", "machine": machine, "cases": measure(options.rounds)}
     if options.output:
         write_json(options.output, json.loads(json.dumps(result)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,8 +73,3 @@ def agreement(logits: Tensor, subclasses: int, other: Tensor, other_subclasses: 
     """Return the share of rows on which two models predict the same class."""
     same = fold_logits(logits, subclasses).argmax(1) == fold_logits(other, other_subclasses).argmax(1)
     return float(same.double().mean())
-
-
-def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return counts (C, C): row the true class, column the predicted one."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

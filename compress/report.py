@@ -34,10 +34,15 @@ class Plot:
 def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) -> Path:
     """Write report.html and report.json into `folder`. Plots and gallery show the first run; the table shows all."""
     first = runs[0]
-    write_json(
-        folder / "report.json",
-        {"format_version": 1, "recipe": first.plan.recipe.name, "rows": [row.to_json() for row in rows]},
-    )
+    bench = next(iter(_benches(first).values()), None)
+    document = {
+        "format_version": 1,
+        "recipe": first.plan.recipe.name,
+        "versions": versions(),
+        "machine": bench["environment"] if bench else None,
+        "rows": [row.to_json() for row in rows],
+    }
+    write_json(folder / "report.json", document)
     environment = Environment(
         loader=PackageLoader("compress", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -55,7 +60,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         plots=_plots(first, rows),
         galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first)],
         provenance=_provenance(first),
-        environment=_environment(first),
+        machine=_flatten(bench["environment"]) if bench else [],
         recipe_text=yaml.safe_dump(
             _plain(first.plan.recipe.model_dump(mode="json", exclude_none=True)), sort_keys=False
         ),
@@ -145,12 +150,6 @@ def _provenance(run: VariantRun) -> list[tuple[str, str]]:
     rows = {"train": run.dataset.train, "validation": run.dataset.validation, "test": run.dataset.test}
     found.append(("rows", ", ".join(f"{name} {len(split):,}" for name, split in rows.items())))
     return [*found, *versions().items()]
-
-
-def _environment(run: VariantRun) -> list[tuple[str, str]]:
-    """Return the machine that the latency was measured on, as `bench` recorded it."""
-    bench = next(iter(_benches(run).values()), None)
-    return _flatten(bench["environment"]) if bench else []
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

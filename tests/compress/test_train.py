@@ -81,13 +81,14 @@ def train(
     *,
     notify: Callable[[Progress | str], None] = lambda event: None,
     teacher: Teacher | None = None,
+    device: str = "cpu",
 ) -> Trained:
     trainer = Trainer(
         plan,
         dataset(),
         teacher,
         initial=None,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         folder=folder,
         notify=notify,
         checkpoint_every_s=0.0,
@@ -151,6 +152,55 @@ def test_training_learns_what_can_be_learned(tmp_path: Path) -> None:
     trained = train(stage(epochs=30), tmp_path)
     assert trained.records[-1]["validation_accuracy"] > 0.9
     assert trained.records[-1]["losses"]["ce"] < trained.records[0]["losses"]["ce"] / 2
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"channels_last": True}, {"clip_norm": 0.5}], ids=str)
+def test_training_options_still_learn(tmp_path: Path, options: dict[str, Any]) -> None:
+    trained = train(stage(epochs=30, **options), tmp_path)
+    assert trained.records[-1]["validation_accuracy"] > 0.9
+    assert {value.dtype for value in trained.model.parameters()} == {torch.float32}
+
+
+def test_clipping_bounds_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    original = torch.optim.Adam.step
+
+    def recorded(self: torch.optim.Adam, *arguments: Any) -> Any:
+        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat(gradients).norm()))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    train(stage(clip_norm=0.01), tmp_path)
+    assert len(norms) == 20
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_initial_weights_are_those_of_the_earlier_stage(tmp_path: Path) -> None:
+    earlier = train(stage(), tmp_path / "earlier").model.state_dict()
+    trainer = Trainer(
+        stage(seed=7),
+        dataset(),
+        None,
+        initial=earlier,
+        device=torch.device("cpu"),
+        folder=tmp_path,
+        notify=lambda event: None,
+        checkpoint_every_s=1e9,
+    )
+    assert all(torch.equal(value, earlier[name]) for name, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 7)
+        with pytest.raises(InterruptedRunError):
+            train(stage(epochs=30), tmp_path, device="cuda")
+    trained = train(stage(epochs=30), tmp_path, device="cuda")
+    assert trained.resumed_at_step == 7
+    assert trained.records[-1]["validation_accuracy"] > 0.9
 
 
 def test_the_recorded_loss_is_the_mean_over_rows(tmp_path: Path) -> None:
