@@ -20,6 +20,8 @@ PIECE_NUMBERS = 2**18
 # Rows of one product, and rows waiting in all buffers together.
 PRODUCT_ROWS = 4096
 WAITING_ROWS = 2**15
+# Decorates what meets NaN and Inf: they are for `finite` to find, in all rows at once.
+quietly = np.errstate(invalid="ignore", over="ignore")
 
 
 class EmbeddingSums:
@@ -162,13 +164,10 @@ class _ClassSums:
     def _multiply(self) -> None:
         assert self.buffer is not None  # Rows wait in it.
         if self.product is None:
-            self.product = self.moments.new_empty(self.moments.shape, dtype=self.buffer.dtype)
+            self.product = torch.zeros_like(self.moments, dtype=self.buffer.dtype)
         rows, self.waiting = self.buffer[: self.waiting], 0
         _lower_gram(rows, self.product)
-        if rows.device.type == "cpu":
-            np.add(self.moments.numpy(), self.product.numpy(), out=self.moments.numpy())
-        else:
-            self.moments += self.product
+        _accumulate(self.product, self.moments)
 
 
 # On the CPU these go by NumPy, in one thread: a piece is in its cache, and PyTorch's threads and those of the product
@@ -185,6 +184,7 @@ def _gather(embeddings: Tensor, index: Tensor, rows: Tensor) -> None:
         torch.index_select(embeddings, 0, index, out=rows)
 
 
+@quietly
 def _shift_and_sum(rows: Tensor, shift: Tensor) -> Tensor:
     """Take `shift` (D,) from rows (n, D) in place and return their sum (D,)."""
     if rows.device.type != "cpu":
@@ -194,8 +194,17 @@ def _shift_and_sum(rows: Tensor, shift: Tensor) -> Tensor:
     return torch.from_numpy(array.sum(0))
 
 
+@quietly
+def _accumulate(product: Tensor, moments: Tensor) -> None:
+    """Add the product (D, D), float32 perhaps, to the moments (D, D), float64."""
+    if moments.device.type != "cpu":
+        moments += product
+    else:
+        np.add(moments.numpy(), product.numpy(), out=moments.numpy())
+
+
 def _lower_gram(rows: Tensor, product: Tensor) -> None:
-    """Write the lower triangle of rows.T @ rows into `product` (D, D); the rest of it is left undefined but finite."""
+    """Write the lower triangle of rows.T @ rows into `product` (D, D); the rest of it is not read."""
     if rows.device.type != "cpu":
         torch.mm(rows.T, rows, out=product)
         return

@@ -171,7 +171,18 @@ def _latency_note(bench: Mapping[str, Any] | None) -> str:
 
 
 def _variant_name(run: VariantRun) -> str:
-    return ", ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in run.plan.variant.settings.items())
+    return ", ".join(
+        f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in run.plan.variant.settings.items()
+    )
+
+
+def _written(value: Any) -> str:
+    """Return a swept value as a recipe writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    return str(value)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

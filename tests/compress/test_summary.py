@@ -139,7 +139,7 @@ def test_variants_are_rows_of_their_own_each_over_its_seeds(runs_of: Callable[..
     text = TEXT + "seeds: [0, 1]\nsweep: {stages.student.model.mlp.hidden: [[8], [4]]}\n"
     runs = runs_of(text, student=[80, 90, 60, 62])
     rows = summarise(runs)  # type: ignore[arg-type]
-    assert [row.variant for row in rows] == ["hidden=(8,)", "hidden=(4,)"]
+    assert [row.variant for row in rows] == ["hidden: [8]", "hidden: [4]"]
     assert [row.accuracies for row in rows] == [(0.8, 0.9), (0.6, 0.62)]
     assert rows[0].parameters > rows[1].parameters
     assert rows[1].settings == {"stages.student.model.mlp.hidden": (4,)}
