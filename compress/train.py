@@ -196,13 +196,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
 
+    def _inputs(self, rows: Tensor) -> Tensor:
+        """Return the preprocessed inputs of training rows, unaugmented."""
+        x: Tensor = self.preprocess(self.train_rows.gather(rows)[0])
+        return x
+
     def _prepare_teacher(self) -> None:
         """Let the terms look at the teacher once, and compute its outputs once where they never change."""
         if self.teacher.teacher is not None:
-            inputs = lambda rows: self.preprocess(self.train_rows.gather(rows)[0])  # noqa: E731
-            self.objective.prepare(
-                Preparation(self.teacher.teacher.model, inputs, self.train_rows.labels, self.stage.seed)
-            )
+            teacher = self.teacher.teacher.model
+            self.objective.prepare(Preparation(teacher, self._inputs, self.train_rows.labels, self.stage.seed))
         if self.augment is not None:
             return  # its inputs change from epoch to epoch
         with self._autocast():
