@@ -19,7 +19,7 @@ from compress.variants import Variant
 from runtime.files import sha256_of_bytes
 
 # Part of every key: raised when the same recipe would no longer give the same weights.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StagePlan:
     heads: Heads
     input_shape: tuple[int, int, int]
     augment: tuple[Augmentation, ...]
-    teacher: str | None
+    teachers: tuple[str, ...]
     init_from: str | None
     parameters: int
     expect: ExpectSpec | None
@@ -43,6 +43,11 @@ class StagePlan:
     @property
     def outputs(self) -> int:
         return self.heads.classes * self.heads.subclasses
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Return the names of the stages whose weights this one reads."""
+        return (*self.teachers, *([self.init_from] if self.init_from else []))
 
     def build_model(self) -> Classifier:
         return self.spec.model.build(input_shape=self.input_shape, outputs=self.outputs)
@@ -95,9 +100,8 @@ def _plan_stage(
     assert declaration.signature is not None  # describe() fills it
     shape = image_shape(declaration.signature)
     parents = {
-        role: earlier[parent].key
-        for role, parent in (("teacher", spec.teacher), ("init_from", spec.init_from))
-        if parent
+        "teachers": [earlier[teacher].key for teacher in spec.teachers],
+        "init_from": earlier[spec.init_from].key if spec.init_from else None,
     }
     resolved = {
         "format_version": FORMAT_VERSION,
@@ -107,6 +111,8 @@ def _plan_stage(
         "classes": heads.classes,
         "subclasses": heads.subclasses,
         "objective": [as_recipe_value(term) for term in spec.objective],
+        "ensemble": spec.ensemble,
+        "labels": spec.labels.model_dump(mode="json") if spec.labels else None,
         "train": train.model_dump(mode="json"),
         "parents": parents,
     }
@@ -119,7 +125,7 @@ def _plan_stage(
         heads=heads,
         input_shape=shape,
         augment=recipe.data.augment,
-        teacher=spec.teacher,
+        teachers=spec.teachers,
         init_from=spec.init_from,
         parameters=parameter_count(spec.model, input_shape=shape, outputs=heads.classes * heads.subclasses),
         expect=recipe.expectations().get(name),

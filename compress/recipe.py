@@ -27,7 +27,12 @@ def _as_list(value: Any) -> Any:
 
 
 class TrainSpec(Spec):
-    """How a stage is trained. A stage's own `train:` overrides the recipe's key by key."""
+    """How a stage is trained. A stage's own `train:` overrides the recipe's key by key.
+
+    stop_after: end after so many epochs, with the learning rate that a run of all `epochs` has there; for a teacher
+    that is stopped early (Kim et al. 2021, "noisy teacher"). test_curve: note test accuracy after each epoch, for a
+    curve to publish; nothing is ever chosen by it.
+    """
 
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(128, ge=1)
@@ -39,6 +44,13 @@ class TrainSpec(Spec):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     select: Literal["last", "best"] = "last"
+    stop_after: int | None = Field(None, ge=1)
+    test_curve: bool = False
+
+    @property
+    def epochs_run(self) -> int:
+        """Return the number of epochs that are trained: all of the schedule's, or the first `stop_after`."""
+        return self.stop_after or self.epochs
 
 
 class ExpectSpec(Spec):
@@ -63,22 +75,45 @@ class ExpectSpec(Spec):
         return self
 
 
+EnsembleLogits = Literal["mean", "sum"]
 Objective = Annotated[
     Annotated[tuple[Annotated[TermSpec, OneOf("objective", OBJECTIVES)], ...], Field(min_length=1)],
     BeforeValidator(_as_list),
 ]
 
 
+class LabelsSpec(Spec):
+    """Which labels of the training rows a stage knows, for the papers' semi-supervised settings.
+
+    rows: that many rows are labelled, each class with its share, chosen by the run's seed: the same rows in every stage
+    that says the same number. rest: what becomes of the others. `leave_out` drops them; `teacher` keeps them, with the
+    class that the teacher predicts for a label.
+    """
+
+    rows: int = Field(ge=1)
+    rest: Literal["leave_out", "teacher"] = "leave_out"
+
+
 class StageSpec(Spec):
-    """One training stage: a model, its head, what it learns from, and what it should reach."""
+    """One training stage: a model, its head, what it learns from, and what it should reach.
+
+    teacher: an earlier stage, or several whose logits become one by `ensemble`: their mean, or their sum as in the
+    published code of Kim et al. 2021.
+    """
 
     model: Annotated[ModelSpec, OneOf("model", MODELS)]
     subclasses: int = Field(1, ge=1, le=4096)
-    teacher: str | None = None
+    teacher: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] | None = None
+    ensemble: EnsembleLogits | None = None
     init_from: str | None = None
+    labels: LabelsSpec | None = None
     objective: Objective
     train: TrainSpec = TrainSpec()
     expect: ExpectSpec | None = None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return self.teacher or ()
 
 
 class OnnxSpec(Spec):

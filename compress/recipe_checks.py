@@ -21,6 +21,8 @@ def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
         found += _reference_problems(recipe, name, stage)
         found += _model_problems(recipe, name, declaration)
         found += _training_problems(recipe, name)
+    # What all stages have of the recipe's own `train:` is wrong once.
+    found = list(dict.fromkeys(found))
     return tuple(Problem(path, document.line_of(path), message, remedy) for path, message, remedy in found)
 
 
@@ -41,13 +43,14 @@ def heads_of(recipe: Recipe, stage: str, declaration: Declaration) -> Heads:
     Raises ValueError when the images are too small for a model.
     """
     spec = recipe.stages[stage]
-    teacher = recipe.stages.get(spec.teacher or "")
+    teachers = [recipe.stages[name] for name in spec.teachers if name in recipe.stages]
     return Heads(
         classes=declaration.classes or 0,
         subclasses=spec.subclasses,
-        teacher_subclasses=teacher.subclasses if teacher else None,
+        teacher_subclasses=teachers[0].subclasses if teachers else None,
         student=_shapes(spec, declaration),
-        teacher=_shapes(teacher, declaration) if teacher else None,
+        # Embeddings and maps of several teachers are not combined: they have no shape.
+        teacher=_shapes(teachers[0], declaration) if len(teachers) == 1 else None,
     )
 
 
@@ -80,11 +83,11 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
 
 def _reference_problems(recipe: Recipe, name: str, stage: StageSpec) -> Iterator[Found]:
     order = list(recipe.stages)
-    for role in ("teacher", "init_from"):
-        other = getattr(stage, role)
-        path = ("stages", name, role)
-        if other is None:
-            continue
+    own = ("stages", name)
+    references = [((*own, "teacher"), teacher) for teacher in stage.teachers]
+    if stage.init_from is not None:
+        references.append(((*own, "init_from"), stage.init_from))
+    for path, other in references:
         if other == name:
             yield path, "a stage cannot name itself", f"Name a stage that stands above '{name}'."
         elif other not in recipe.stages:
@@ -92,20 +95,41 @@ def _reference_problems(recipe: Recipe, name: str, stage: StageSpec) -> Iterator
         elif order.index(other) > order.index(name):
             remedy = f"Stages run in the order in which they are written: move '{other}' above '{name}'."
             yield path, f"'{other}' is a later stage", remedy
-    if stage.teacher is None:
-        for i, term in enumerate(stage.objective):
-            if term.needs:
-                yield (
-                    ("stages", name, "objective", i),
-                    f"{term.kind} needs a teacher",
-                    "Add `teacher:` with an earlier stage.",
-                )
-    elif not any(term.needs for term in stage.objective):
-        yield (
-            ("stages", name, "teacher"),
-            "no term of the objective reads the teacher",
-            "Add a term such as kl, or leave it out.",
-        )
+    yield from _teacher_problems(recipe, own, stage)
+
+
+def _teacher_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[Found]:
+    """Say what does not fit between a stage's teachers and what it reads of them."""
+    readers = [(i, term) for i, term in enumerate(stage.objective) if term.needs]
+    from_teacher = stage.labels is not None and stage.labels.rest == "teacher"
+    if not stage.teachers:
+        for i, term in readers:
+            yield (*own, "objective", i), f"{term.kind} needs a teacher", "Add `teacher:` with an earlier stage."
+        if from_teacher:
+            yield (*own, "labels", "rest"), "rest: teacher needs a teacher", "Add `teacher:` with an earlier stage."
+    elif not readers and not from_teacher:
+        message = "no term of the objective reads the teacher"
+        yield (*own, "teacher"), message, "Add a term such as kl, or leave it out."
+    if len(set(stage.teachers)) < len(stage.teachers):
+        yield (*own, "teacher"), "a teacher stands twice", "Name each stage once."
+    if stage.ensemble and len(stage.teachers) < 2:
+        yield (*own, "ensemble"), "there is one teacher", "Name several, `teacher: [a, b]`, or leave it out."
+    if len(stage.teachers) > 1:
+        yield from _ensemble_problems(recipe, own, stage)
+
+
+def _ensemble_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[Found]:
+    heads = {recipe.stages[name].subclasses for name in stage.teachers if name in recipe.stages}
+    if len(heads) > 1:
+        counts = ", ".join(map(str, sorted(heads)))
+        message = f"the teachers have {counts} subclasses per class, so their logits cannot be combined"
+        yield (*own, "teacher"), message, "Give all of them the same `subclasses`."
+    for i, term in enumerate(stage.objective):
+        if beyond := sorted(term.needs - {"logits"}):
+            message = (
+                f"{term.kind} reads the teacher's {' and '.join(beyond)}, and of several teachers there are logits"
+            )
+            yield (*own, "objective", i), message, "Name one teacher, or take kl, mse or kd."
 
 
 def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
@@ -134,16 +158,22 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
 
 def _training_problems(recipe: Recipe, name: str) -> Iterator[Found]:
     train = recipe.train_spec(name)
-    own = ("stages", name, "train")
+    written = recipe.stages[name].train.model_fields_set
+
+    def at(option: str) -> Path:
+        return ("stages", name, "train", option) if option in written else ("train", option)
+
     if train.select == "best" and recipe.data.validation == 0:
         yield (
-            (*own, "select"),
+            at("select"),
             "select: best needs validation rows",
             "Set data.validation above 0, or select: last.",
         )
+    if train.stop_after is not None and train.stop_after > train.epochs:
+        yield at("stop_after"), f"stop_after is {train.stop_after} of {train.epochs} epochs", "Make it smaller."
     if train.warmup_epochs >= train.epochs:
         yield (
-            (*own, "warmup_epochs"),
+            at("warmup_epochs"),
             f"the warm-up takes {train.warmup_epochs} of {train.epochs} epochs",
             "Make it shorter.",
         )

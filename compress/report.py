@@ -120,7 +120,7 @@ def _unlike(rows: Sequence[int]) -> str:
 def _galleries(run: VariantRun) -> list[Gallery]:
     """Return a gallery for the deployed stage and its teacher, where they have subclasses."""
     deployed = run.plan.stage(run.plan.recipe.exported_stage)
-    names = [name for name in (deployed.name, deployed.teacher) if name and run.plan.stage(name).heads.subclasses > 1]
+    names = [name for name in (deployed.name, *deployed.teachers) if run.plan.stage(name).heads.subclasses > 1]
     test = run.dataset.test
     return [
         build_gallery(

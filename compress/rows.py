@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ DEVICE_SHARE = 0.4
 
 
 class Rows:
-    """A split as tensors: inputs uint8 (N, H, W, channels), labels int64 (N,).
+    """A split as tensors: inputs uint8 (N, H, W, channels), labels and, where there is a view, hidden int64 (N,).
 
     Inputs live on the device where they fit, so that a batch is one gather; otherwise they stay in host memory and
     each batch is copied over.
@@ -23,19 +26,27 @@ class Rows:
         self.device = device
         self.inputs = torch.from_numpy(np.ascontiguousarray(split.inputs))
         self.labels = torch.from_numpy(np.ascontiguousarray(split.labels)).to(device)
+        self.hidden = None if split.hidden is None else torch.from_numpy(np.ascontiguousarray(split.hidden)).to(device)
         self.row_ids = split.row_ids
+        self.change: Callable[[Tensor], Tensor] | None = None
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             fits = self.inputs.nbytes <= DEVICE_SHARE * free
             self.inputs = self.inputs.to(device) if fits else self.inputs.pin_memory()
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        """Return the same rows whose inputs pass through `change` when they are gathered."""
+        other = copy.copy(self)
+        other.change = change
+        return other
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return (inputs, labels) of the rows `index` (N,), on the device."""
-        inputs = self.inputs[index.to(self.inputs.device)]
-        return inputs.to(self.device, non_blocking=True), self.labels[index]
+        inputs = self.inputs[index.to(self.inputs.device)].to(self.device, non_blocking=True)
+        return inputs if self.change is None else self.change(inputs), self.labels[index]
 
 
 def steps_per_epoch(rows: int, batch_size: int, drop_last: bool) -> int:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from compress.artifact import StageArtifact, StageStore, locked
-from compress.datasets import Dataset, load
+from compress.datasets import Dataset, Split, load
+from compress.datasets.base import Int64Array
 from compress.evaluate import agreement, predict, score
+from compress.known_rows import known_rows
 from compress.models import Classifier
 from compress.plan import Plan, StagePlan
 from compress.progress import Notify
 from compress.recipe_report import did_you_mean
 from compress.rows import Rows
-from compress.teacher import Teacher, frozen
+from compress.teacher import Ensemble, Teacher, frozen
 from compress.train import Trainer, own_random_state
+from export.fold import fold_logits
 from export.graph import Preprocess
 from runtime.errors import UsageError
 from runtime.files import remove_leftovers, write_json
@@ -112,9 +115,7 @@ class Stages:
         )
 
     def _ancestry(self, name: str) -> set[str]:
-        stage = self.plan.stage(name)
-        parents = [parent for parent in (stage.teacher, stage.init_from) if parent]
-        return {name}.union(*(self._ancestry(parent) for parent in parents))
+        return {name}.union(*(self._ancestry(parent) for parent in self.plan.stage(name).parents))
 
     def _stage(self, stage: StagePlan) -> StageArtifact:
         lock = self.store.root / f"{stage.key}.lock"
@@ -131,7 +132,7 @@ class Stages:
         with own_random_state():
             trainer = Trainer(
                 stage,
-                self.dataset,
+                self._data_of(stage, teacher),
                 teacher,
                 initial=initial,
                 device=self.device,
@@ -148,9 +149,24 @@ class Stages:
         return self.store.save(stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics)
 
     def _teacher(self, stage: StagePlan) -> Teacher | None:
-        if stage.teacher is None:
+        if not stage.teachers:
             return None
-        return frozen(self.model(stage.teacher), self.plan.stage(stage.teacher).heads.subclasses)
+        models = [self.model(name) for name in stage.teachers]
+        model = models[0] if len(models) == 1 else Ensemble(models, stage.spec.ensemble or "mean")
+        return frozen(model, stage.heads.teacher_subclasses or 1)
+
+    def _data_of(self, stage: StagePlan, teacher: Teacher | None) -> Dataset:
+        """Return the data set with the training rows and labels that the stage knows."""
+        if stage.spec.labels is None:
+            return self.dataset
+        train = known_rows(self.dataset.train, stage.spec.labels, stage.seed, partial(self._classes, teacher))
+        return replace(self.dataset, train=train)
+
+    def _classes(self, teacher: Teacher | None, split: Split) -> Int64Array:
+        """Return the classes (N,) that the teacher predicts."""
+        assert teacher is not None  # recipe_checks
+        logits = predict(teacher.model, self.preprocess, Rows(split, self.device))
+        return fold_logits(logits, teacher.subclasses).argmax(1).cpu().numpy()
 
     def _metrics(self, stage: StagePlan, model: Classifier, teacher: Teacher | None) -> dict[str, Any]:
         subclasses = stage.heads.subclasses

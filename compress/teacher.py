@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,29 +28,61 @@ def frozen(model: Classifier, subclasses: int) -> Teacher:
     return Teacher(model.eval().requires_grad_(False), subclasses)
 
 
+class Ensemble(Classifier):
+    """Several models as one teacher: the mean of their logits (Kim et al. 2021), or the sum as in their code.
+
+    Its embedding has no width: those of different models cannot be combined.
+    """
+
+    def __init__(self, members: Sequence[Classifier], logits: Literal["mean", "sum"]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.scale = 1 / len(members) if logits == "mean" else 1.0
+
+    def forward(self, x: Tensor) -> Output:
+        logits = self.scale * torch.stack([member(x).logits.float() for member in self.members]).sum(0)
+        return Output(logits, logits[:, :0], ())
+
+
 class TeacherOutputs:
-    """Gives a batch's teacher outputs: None where no term reads any, looked up where they were computed before."""
+    """Gives a batch's teacher outputs: None where no term reads any, looked up where they were computed before.
+
+    kept: one Output of all training rows for each way in which augmentation may show them.
+    """
 
     def __init__(self, teacher: Teacher | None, needs: frozenset[TeacherOutput]) -> None:
         self.teacher = teacher if needs else None
         self.needs = needs
-        self.kept: Output | None = None
+        self.kept: tuple[Output, ...] = ()
 
-    def precompute(self, rows: Rows, preprocess: nn.Module) -> bool:
-        """Compute logits and embedding of every row, where they are all that is read; return whether it was done.
+    def precompute(self, views: Sequence[Rows], preprocess: nn.Module) -> bool:
+        """Compute logits and embedding of every row in every view, where they are all that is read.
 
-        Only for inputs that are the same in every epoch. Feature maps are never kept: they are larger than the data.
+        Return whether it was done. Feature maps are never kept: they are larger than the data.
         """
         if self.teacher is None or "features" in self.needs:
             return False
-        self.kept = outputs_of(self.teacher.model, preprocess, rows)
+        model = self.teacher.model
+        self.kept = tuple(outputs_of(model, preprocess, view) for view in views)
         return True
 
-    def __call__(self, index: Tensor, x: Tensor) -> Output | None:
-        """Return the outputs for the rows `index` (N,), whose preprocessed inputs are x (N, channels, H, W)."""
+    def __call__(self, index: Tensor, x: Tensor, choice: Tensor | None) -> Output | None:
+        """Return the outputs for the rows `index` (N,), shown in the view `choice` (N,) as preprocessed inputs x.
+
+        x: (N, channels, H, W). choice: None where there is one view.
+        """
         if self.teacher is None:
             return None
-        if self.kept is not None:
-            return Output(self.kept.logits[index], self.kept.embedding[index], ())
-        with torch.no_grad():
-            return self.teacher.model(x)
+        if not self.kept:
+            with torch.no_grad():
+                return self.teacher.model(x)
+        logits = self._looked_up([output.logits for output in self.kept], index, choice)
+        return Output(logits, self._looked_up([output.embedding for output in self.kept], index, choice), ())
+
+    @staticmethod
+    def _looked_up(views: Sequence[Tensor], index: Tensor, choice: Tensor | None) -> Tensor:
+        rows = views[0][index]
+        if choice is not None:
+            for i, view in enumerate(views[1:], start=1):
+                rows = torch.where((choice.to(rows.device) == i)[:, None], view[index], rows)
+        return rows

@@ -125,14 +125,14 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
             heads = stage.heads
             logits = f"{heads.classes}" if heads.subclasses == 1 else f"{heads.classes}×{heads.subclasses}"
             terms = " + ".join(term.kind for term in stage.spec.objective)
-            source = f"{terms} of {stage.teacher}" if stage.teacher else terms
+            source = f"{terms} of {' + '.join(stage.teachers)}" if stage.teachers else terms
             cells = [
                 stage.name,
                 stage.spec.model.kind,
                 f"{stage.parameters:,}",
                 logits,
                 source,
-                str(stage.train.epochs),
+                str(stage.train.epochs_run),
             ]
             table.add_row(*([plan.variant.folder] if several else []), *cells, _state(stage, runs))
     return table

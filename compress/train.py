@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from compress.checkpoint import (
     without_prefix,
 )
 from compress.datasets import Dataset
-from compress.datasets.augment import build_augmentation
+from compress.datasets.augment import Augment
 from compress.evaluate import predict, score
 from compress.models import Classifier, Output
 from compress.objectives import Objective, Preparation
@@ -36,6 +37,8 @@ from export.graph import Preprocess
 from runtime.errors import TrainingError
 from runtime.files import write_atomically, write_json
 
+# Views of augmented rows (mirrored or not: 2) that a teacher sees once for all epochs; a run has more epochs than that.
+MOST_VIEWS = 4
 # Losses are looked at in groups: asking a GPU after every step whether one is finite would make it wait.
 STEPS_BETWEEN_CHECKS = 64
 
@@ -81,13 +84,15 @@ class Trainer:
     ) -> None:
         self.stage = stage
         self.settings = stage.train
+        self.epochs = stage.train.epochs_run
         self.device = device
         self.folder = folder
         self.notify = notify
         self.checkpoint_every_s = checkpoint_every_s
         self.train_rows = Rows(dataset.train, device)
         self.validation_rows = Rows(dataset.validation, device) if len(dataset.validation) else None
-        self.augment = build_augmentation(stage.augment)
+        self.test_rows = Rows(dataset.test, device) if stage.train.test_curve else None
+        self.augment = Augment(stage.augment) if stage.augment else None
         self.augment_generator = torch.Generator(device).manual_seed(stage.seed)
         self.preprocess = Preprocess(dataset.signature, dataset.normalization).to(device)
         self.steps = steps_per_epoch(len(self.train_rows), self.settings.batch_size, self.settings.drop_last)
@@ -119,11 +124,11 @@ class Trainer:
         self._prepare_teacher()
         self._resume()
         self.last_checkpoint = time.monotonic()
-        while self.position.epoch < self.settings.epochs:
+        while self.position.epoch < self.epochs:
             self._train_epoch()
             self._end_epoch()
         weights = self.best if self.settings.select == "best" else self.model.state_dict()
-        epoch = self.position.best_epoch if self.settings.select == "best" else self.settings.epochs
+        epoch = self.position.best_epoch if self.settings.select == "best" else self.epochs
         self.model.load_state_dict(weights)
         broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
         if broken:
@@ -159,15 +164,17 @@ class Trainer:
     def _step(self, index: Tensor, epoch: float) -> tuple[Tensor, ...]:
         """Take one optimizer step; return the total and each term, scalars on the device."""
         inputs, labels = self.train_rows.gather(index)
+        choice = None
         if self.augment is not None:
-            inputs = self.augment(inputs, self.augment_generator)
+            choice = self.augment.draw(len(index), self.augment_generator)
+            inputs = self.augment.apply(inputs, choice)
         x = self.preprocess(inputs)  # (N, channels, H, W)
         if self.settings.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         self._set_rate(epoch)
         with self._autocast():
             output = self._forward(x)
-            taught = self.teacher(index, x)
+            taught = self.teacher(index, x, choice)
         self.objective.observe(index)
         losses = self.objective(output, taught, labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,15 +210,36 @@ class Trainer:
 
     def _prepare_teacher(self) -> None:
         """Let the terms look at the teacher once, and compute its outputs once where they never change."""
-        if self.teacher.teacher is not None:
-            teacher = self.teacher.teacher.model
-            self.objective.prepare(Preparation(teacher, self._inputs, self.train_rows.labels, self.stage.seed))
-        if self.augment is not None:
-            return  # its inputs change from epoch to epoch
+        views = self._views()
         with self._autocast():
-            computed = self.teacher.precompute(self.train_rows, self.preprocess)
+            computed = bool(views) and self.teacher.precompute(views, self.preprocess)
         if computed:
-            self.notify(f"{self.stage.name}: teacher outputs of {len(self.train_rows):,} rows computed once and kept")
+            rows = f"{len(self.train_rows):,} rows" + (f" in {len(views)} views" if len(views) > 1 else "")
+            self.notify(f"{self.stage.name}: teacher outputs of {rows} computed once and kept")
+        if self.teacher.teacher is not None:
+            self.objective.prepare(
+                Preparation(
+                    self.teacher.teacher.model,
+                    self._inputs,
+                    self.train_rows.labels,
+                    self.stage.seed,
+                    self.train_rows.hidden,
+                    # The first view is the rows as they are only where nothing is augmented.
+                    self.teacher.kept[0] if self.teacher.kept and self.augment is None else None,
+                )
+            )
+
+    def _views(self) -> list[Rows]:
+        """Return the training rows in every way in which they are shown; none where there are too many to compute."""
+        if self.augment is None:
+            return [self.train_rows]
+        if self.augment.choices > MOST_VIEWS:
+            return []
+        return [self.train_rows.changed(partial(self._augmented, choice)) for choice in range(self.augment.choices)]
+
+    def _augmented(self, choice: int, inputs: Tensor) -> Tensor:
+        assert self.augment is not None
+        return self.augment.apply(inputs, torch.full((len(inputs),), choice))
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.precision == "fp32":
@@ -256,8 +284,7 @@ class Trainer:
         position = self.position
         accuracy = None
         if self.validation_rows is not None:
-            logits = predict(self.model, self.preprocess, self.validation_rows)
-            accuracy = score(logits, self.validation_rows.labels, self.stage.heads.subclasses).accuracy
+            accuracy = self._accuracy(self.validation_rows)
             if self.settings.select == "best" and accuracy > position.best_accuracy:
                 position.best_accuracy, position.best_epoch = accuracy, position.epoch + 1
                 self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -268,6 +295,7 @@ class Trainer:
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "losses": losses,
                 "validation_accuracy": accuracy,
+                "test_accuracy": self._accuracy(self.test_rows) if self.test_rows is not None else None,
                 "seconds": round(position.epoch_seconds, 3),
                 "images_per_s": round(position.seen / max(position.epoch_seconds, 1e-9), 1),
             }
@@ -285,6 +313,10 @@ class Trainer:
         if self._checkpoint_is_due():
             self._save_checkpoint()
 
+    def _accuracy(self, rows: Rows) -> float:
+        logits = predict(self.model, self.preprocess, rows)
+        return score(logits, rows.labels, self.stage.heads.subclasses).accuracy
+
     def _mean_losses(self) -> dict[str, float]:
         names = ("total", *self.objective.names)
         return {name: value / max(self.position.seen, 1) for name, value in zip(names, self.position.sums, strict=True)}
@@ -293,15 +325,15 @@ class Trainer:
         position = self.position
         done = position.epoch + position.step / self.steps
         speed = position.seen / max(position.epoch_seconds, 1e-9)
-        rows_left = (self.settings.epochs - done) * len(self.train_rows)
+        rows_left = (self.epochs - done) * len(self.train_rows)
         if accuracy is None and position.records:
             accuracy = position.records[-1]["validation_accuracy"]
         self.notify(
             Progress(
                 stage=self.stage.name,
                 epoch=position.epoch + 1,
-                epochs=self.settings.epochs,
-                fraction=done / self.settings.epochs,
+                epochs=self.epochs,
+                fraction=done / self.epochs,
                 losses=self._mean_losses(),
                 validation_accuracy=accuracy,
                 images_per_s=speed,

@@ -1,12 +1,16 @@
 """Augmentation of whole batches on their device: uint8 (N, H, W, channels) in and out, no loop over images.
 
+What becomes of an image is one of a number of choices. They are drawn apart from their application, so that an outcome
+can be made again: whatever is computed of it (a teacher's outputs) can be kept where there are few.
+
 Draws come from the generator that is passed in and from nothing else, on the generator's own device: with a
 CPU generator a batch on a GPU is augmented as it would be on a CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -16,15 +20,22 @@ from torch.nn import functional
 
 from compress.kinds import Spec
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
 Pixels = Annotated[int, Field(ge=1, le=256)]
 
 
 class Augmentation(Spec):
     """A random change of images, drawn anew for each image and epoch."""
 
-    def apply(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a batch of the same shape and dtype; the one given is left as it is."""
+    @property
+    def choices(self) -> int:
+        """In how many ways an image may come out, all equally likely."""
+        raise NotImplementedError(f"{type(self).__name__} must define choices")
+
+    def apply(self, batch: Tensor, choice: Tensor) -> Tensor:
+        """Return a batch of the same shape and dtype, image n in the way choice[n] (N,) of 0 to choices - 1.
+
+        The one given is left as it is.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define apply")
 
     @property
@@ -41,12 +52,16 @@ class Crop(Augmentation):
     padding: Pixels
 
     @property
+    def choices(self) -> int:
+        return (2 * self.padding + 1) ** 2
+
+    @property
     def reach(self) -> int:
         return self.padding
 
-    def apply(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+    def apply(self, batch: Tensor, choice: Tensor) -> Tensor:
         # The crop at (y, x) of the padded image is the image moved by (padding - y, padding - x).
-        return shift(batch, self.padding - _integers(batch, 2, 2 * self.padding + 1, generator), self.padding)
+        return shift(batch, self.padding - _place(choice, 2 * self.padding + 1), self.padding)
 
 
 class Flip(Augmentation):
@@ -54,9 +69,12 @@ class Flip(Augmentation):
 
     kind = "flip"
 
-    def apply(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        mirrored = _integers(batch, 1, 2, generator).bool()  # (N, 1)
-        return torch.where(mirrored[:, :, None, None], batch.flip(2), batch)
+    @property
+    def choices(self) -> int:
+        return 2
+
+    def apply(self, batch: Tensor, choice: Tensor) -> Tensor:
+        return torch.where(choice.bool()[:, None, None, None], batch.flip(2), batch)
 
 
 class Translate(Augmentation):
@@ -67,11 +85,15 @@ class Translate(Augmentation):
     pixels: Pixels
 
     @property
+    def choices(self) -> int:
+        return (2 * self.pixels + 1) ** 2
+
+    @property
     def reach(self) -> int:
         return self.pixels
 
-    def apply(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        return shift(batch, _integers(batch, 2, 2 * self.pixels + 1, generator) - self.pixels, self.pixels)
+    def apply(self, batch: Tensor, choice: Tensor) -> Tensor:
+        return shift(batch, _place(choice, 2 * self.pixels + 1) - self.pixels, self.pixels)
 
 
 AUGMENTATIONS: dict[str, type[Spec]] = {
@@ -81,17 +103,24 @@ AUGMENTATIONS: dict[str, type[Spec]] = {
 }
 
 
-def build_augmentation(specs: Sequence[Augmentation]) -> Augment | None:
-    """Return the augmentations as one callable `(batch, generator) -> batch`, None if there are none."""
-    if not specs:
-        return None
+class Augment:
+    """Augmentations in order, as one: `choices` is the product of theirs."""
 
-    def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
-        for spec in specs:
-            batch = spec.apply(batch, generator)
+    def __init__(self, specs: Sequence[Augmentation]) -> None:
+        self.specs = tuple(specs)
+        self.choices = math.prod(spec.choices for spec in self.specs)
+
+    def draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Return a choice for each of `rows` images, integers (N,) on the generator's device."""
+        return torch.randint(self.choices, (rows,), generator=generator, device=generator.device)
+
+    def apply(self, batch: Tensor, choice: Tensor) -> Tensor:
+        """Return the batch (N, H, W, channels) in the ways `choice` (N,) says."""
+        choice = choice.to(batch.device, non_blocking=True)
+        for spec in self.specs:
+            batch = spec.apply(batch, choice % spec.choices)
+            choice = choice // spec.choices
         return batch
-
-    return augment
 
 
 def shift(batch: Tensor, offsets: Tensor, reach: int) -> Tensor:
@@ -110,7 +139,6 @@ def shift(batch: Tensor, offsets: Tensor, reach: int) -> Tensor:
     return windows[torch.arange(N, device=batch.device), corners[:, 0], corners[:, 1]].view(N, H, W, channels)
 
 
-def _integers(batch: Tensor, columns: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return integers (N, columns), evenly from 0 to count - 1, on the batch's device."""
-    drawn = torch.randint(count, (len(batch), columns), generator=generator, device=generator.device)
-    return drawn.to(batch.device, non_blocking=True)
+def _place(choice: Tensor, places: int) -> Tensor:
+    """Return the row and column (N, 2) of a choice (N,) among places · places."""
+    return torch.stack([choice // places, choice % places], dim=1)

@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from compress.datasets.augment import AUGMENTATIONS, Augmentation
 from compress.datasets.base import Declaration, Source
+from compress.datasets.label_noise import LabelNoise
 from compress.datasets.relabel import Relabel
 from compress.datasets.sources import SOURCES
 from compress.kinds import OneOf, Spec
@@ -63,6 +64,8 @@ class DataSpec(Spec):
     validation: share of train held out by seed, stratified by the view's label. Left out, a source's own
     validation split is used, and a tenth of train where it has none; written out, it always cuts train, and a
     stored validation split is not used. train_rows: the first rows of train, before validation is cut.
+    train_fraction: a share of each class of them, by seed, before validation is cut. label_noise: wrong labels in what
+    is left for training; validation keeps its own.
     normalize: `dataset` for the published statistics (scaling to [0, 1] where there are none), `unit` for
     scaling to [0, 1], or statistics of one's own. augment: changes of training images, in order. bad_rows:
     what to do about rows that cannot be used.
@@ -73,6 +76,8 @@ class DataSpec(Spec):
     relabel: Relabel | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     train_rows: Annotated[int, Field(ge=1)] | None = None
+    train_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    label_noise: LabelNoise | None = None
     normalize: Normalize = "dataset"
     augment: tuple[Annotated[Augmentation, OneOf("augmentation", AUGMENTATIONS)], ...] = ()
     bad_rows: BadRows = "refuse"

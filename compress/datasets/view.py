@@ -57,9 +57,9 @@ def fingerprint(spec: DataSpec, data_root: str | Path | None = None) -> str:
 def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cache: str | Path | None = None) -> Dataset:
     """Read the data of a recipe.
 
-    seed: decides which rows are validation, and nothing else. data_root: goes before the recipe's root and
-    EDGEFOLD_DATA. cache: folder for decoded images, None for none. Raises DataError for data that is missing,
-    damaged or has more bad rows than allowed, RecipeError where the recipe does not fit the data.
+    seed: decides which rows are validation and which are of a train_fraction, and nothing else. data_root: goes before
+    the recipe's root and EDGEFOLD_DATA. cache: folder for decoded images, None for none. Raises DataError for data that
+    is missing, damaged or has more bad rows than allowed, RecipeError where the recipe does not fit the data.
     """
     with _unreadable_named():
         stored = spec.source.read(
@@ -72,6 +72,8 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
     _check_fit(spec, stored.class_names, signature)
     class_names = spec.relabel.names(stored.class_names) if spec.relabel else stored.class_names
     train, validation = _train_and_validation(spec, stored, seed)
+    if spec.label_noise is not None:
+        train = replace(train, labels=spec.label_noise.apply(train.labels, len(class_names)))
     _warn_of_empty_classes(stored.name, class_names, train)
     return Dataset(
         name=stored.name,
@@ -103,6 +105,10 @@ def _train_and_validation(spec: DataSpec, stored: Stored, seed: int) -> tuple[Sp
                 remedy="Leave it out to use all of them.",
             )
         train = train.take(slice(spec.train_rows))
+    if spec.train_fraction is not None:
+        train = train.take(stratified_holdout(train.labels, spec.train_fraction, seed)[1])
+        if not len(train):
+            raise RecipeError(f"data.train_fraction is {spec.train_fraction}, which leaves no row", "Make it larger.")
     fraction = _held_out(spec, "validation" in stored.splits)
     if fraction is None:
         return train, _relabelled(spec, stored, "validation")
@@ -154,6 +160,7 @@ def _rows(spec: DataSpec, rows: dict[str, int] | None) -> dict[str, int] | None:
     if rows is None:
         return None
     train = min(rows["train"], spec.train_rows or rows["train"])
+    train = train if spec.train_fraction is None else holdout_size(train, spec.train_fraction)
     fraction = _held_out(spec, "validation" in rows)
     validation = rows["validation"] if fraction is None else holdout_size(train, fraction)
     if fraction is not None:

@@ -7,6 +7,7 @@ from compress.objectives.at import AttentionSpec
 from compress.objectives.base import Heads, Losses, Objective, Preparation, Term, TermSpec, term_names
 from compress.objectives.cc import CorrelationSpec
 from compress.objectives.ce import CrossEntropySpec
+from compress.objectives.clusters import AgglomerativeSpec, KMeansSpec, OracleSpec, TSNEKMeansSpec
 from compress.objectives.crd import CRDSpec
 from compress.objectives.dkd import DKDSpec
 from compress.objectives.embedding import EmbeddingSpec
@@ -30,6 +31,7 @@ from compress.objectives.vid import VIDSpec
 
 OBJECTIVES: dict[str, type[TermSpec]] = {
     "ab": ABSpec,
+    "agglomerative": AgglomerativeSpec,
     "at": AttentionSpec,
     "cc": CorrelationSpec,
     "ce": CrossEntropySpec,
@@ -42,16 +44,19 @@ OBJECTIVES: dict[str, type[TermSpec]] = {
     "intra_subclass": IntraSubclassSpec,
     "kd": KDSpec,
     "kl": KLSpec,
+    "kmeans": KMeansSpec,
     "lelp": LELPSpec,
     "mse": MSESpec,
     "nst": NeuronSelectivitySpec,
     "ofd": OFDSpec,
+    "oracle": OracleSpec,
     "pkt": ProbabilisticTransferSpec,
     "rkd": RelationalSpec,
     "smooth_l1": SmoothL1Spec,
     "sp": SimilarityPreservingSpec,
     "srrl": SRRLSpec,
     "subclass_auxiliary": SubclassAuxiliarySpec,
+    "tsne_kmeans": TSNEKMeansSpec,
     "vid": VIDSpec,
 }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from compress.models.base import Classifier, Output, Shapes
 from export.fold import fold_logits
 
 TeacherOutput = Literal["logits", "embedding", "features"]
+# Rows of one pass of the teacher while a term prepares.
+BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,26 @@ class Preparation:
     """What a term may look at once, before training.
 
     teacher: the frozen model. inputs: gives the preprocessed inputs of training rows (positions (n,)) as
-    (n, channels, H, W) on the device. labels: (N,) of all training rows, on the device.
+    (n, channels, H, W) on the device. labels: (N,) of all training rows, on the device. hidden: (N,) their classes as
+    stored, where the recipe regroups them, else None. kept: the teacher's logits and embedding of all training rows,
+    where they were computed before.
     """
 
     teacher: Classifier
     inputs: Callable[[Tensor], Tensor]
     labels: Tensor
     seed: int
+    hidden: Tensor | None = None
+    kept: Output | None = None
+
+    def embeddings(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (positions (n,), the teacher's embeddings (n, D)) over all training rows in order."""
+        for rows in torch.arange(len(self.labels), device=self.labels.device).split(BATCH):
+            if self.kept is not None:
+                yield rows, self.kept.embedding[rows]
+                continue
+            with torch.no_grad():
+                yield rows, self.teacher(self.inputs(rows)).embedding
 
 
 class Term(nn.Module):

@@ -17,8 +17,6 @@ from compress.objectives.functional.logits import FLOAT64_TAU
 from compress.objectives.layers import shapes_of_both
 from export.fold import fold_logits
 
-BATCH = 1000
-
 
 class LELPSpec(TermSpec):
     """KL of the student's C·S subclasses from the teacher's classes, split along its embeddings (Loo et al. 2024).
@@ -73,9 +71,8 @@ class LELP(Term):
     def prepare(self, preparation: Preparation) -> None:
         classes, subclasses = self.heads.classes, self.heads.subclasses
         sums = EmbeddingSums(classes, self.means.shape[1], device=str(preparation.labels.device))
-        with torch.no_grad():
-            for rows in torch.arange(len(preparation.labels), device=preparation.labels.device).split(BATCH):
-                sums.add(preparation.teacher(preparation.inputs(rows)).embedding, preparation.labels[rows])
+        for rows, embeddings in preparation.embeddings():
+            sums.add(embeddings, preparation.labels[rows])
         fitted = fit(
             sums,
             preparation.teacher.classifier.weight,

@@ -210,7 +210,10 @@ def test_stage_options_stand_over_the_recipes_in_what_is_planned(plan_of: Callab
         "teacher": (2, 64), "beside": (2, 64), "assistant": (2, 64), "continued": (1, 64), "student": (2, 32)
     }  # fmt: skip
     assert made.stage("student").resolved["train"]["batch_size"] == 32
-    assert made.stage("continued").resolved["parents"] == {"init_from": made.stage("beside").key}
+    assert made.stage("continued").resolved["parents"] == {
+        "teachers": [],
+        "init_from": made.stage("beside").key,
+    }
     assert made.stage("student").resolved["parents"] == {"teacher": made.stage("assistant").key}
 
 

@@ -109,6 +109,20 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
             ["line 13", "no term of the objective reads the teacher"],
         ),
         ("    teacher: teacher\n", "", ["kl needs a teacher"]),
+        ("    teacher: teacher\n", "    teacher: [teacher, teacher]\n", ["line 13", "a teacher stands twice"]),
+        ("    teacher: teacher\n", "    teacher: [teacher, techer]\n", ["line 13", "Did you mean 'teacher'?"]),
+        ("    teacher: teacher\n", "    teacher: []\n", ["line 13", "stages.student.teacher"]),
+        (
+            "    teacher: teacher\n",
+            "    teacher: teacher\n    ensemble: sum\n",
+            ["line 14", "stages.student.ensemble", "there is one teacher"],
+        ),
+        (
+            "    teacher: teacher\n    objective: [{kl: {tau: inf, weight: 0.5}}, ce]\n",
+            "    labels: {rows: 100, rest: teacher}\n    objective: ce\n",
+            ["line 13", "stages.student.labels.rest", "rest: teacher needs a teacher"],
+        ),
+        ("epochs: 2", "epochs: 2, stop_after: 3", ["line 4: train.stop_after: stop_after is 3 of 2 epochs"]),
         ("epochs: 2", "epochs: 2.5", ["line 4", "train.epochs", "expected a whole number"]),
         ("name: tiny", "name: ../x", ["line 1", "name", "letters, digits"]),
         (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from compress.checkpoint import newest_checkpoint
-from compress.datasets import Dataset, Split
+from compress.datasets import Dataset, DataSpec, Split
 from compress.objectives import Heads
 from compress.plan import StagePlan
 from compress.progress import Progress
@@ -20,7 +20,8 @@ from compress.recipe import StageSpec, TrainSpec
 from compress.rows import epoch_order, steps_per_epoch
 from compress.teacher import Teacher, frozen
 from compress.train import Trained, Trainer
-from export.graph import InputSignature, Normalization
+from export.fold import fold_logits
+from export.graph import InputSignature, Normalization, Preprocess
 from runtime.errors import TrainingError
 
 CLASSES, SUBCLASSES = 3, 2
@@ -66,7 +67,8 @@ def stage(*, teacher: bool = False, augment: tuple[Any, ...] = (), seed: int = 0
     heads = Heads(CLASSES, SUBCLASSES, SUBCLASSES if teacher else None)
     return StagePlan(
         name="stage", key="key", seed=seed, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8),
-        augment=augment, teacher="teacher" if teacher else None, init_from=None, parameters=0, expect=None, resolved={},
+        augment=augment, teachers=("teacher",) if teacher else (), init_from=None, parameters=0, expect=None,
+        resolved={},
     )  # fmt: skip
 
 
@@ -124,8 +126,6 @@ AUGMENT = {"source": "digits", "augment": ({"crop": {"padding": 1}}, "flip")}
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int
 ) -> None:
-    from compress.datasets import DataSpec
-
     augment = DataSpec.model_validate(AUGMENT).augment if kind == "augmented" else ()
     plan = stage(teacher=kind == "taught", augment=augment, select="best" if kind == "best" else "last")
     teacher = a_teacher() if kind == "taught" else None
@@ -306,3 +306,44 @@ def test_every_epoch_visits_every_row_once_in_another_order() -> None:
     assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
     assert not torch.equal(orders[0], orders[1])
     assert torch.equal(orders[2], epoch_order(50, seed=3, epoch=2, device=torch.device("cpu")))
+
+
+def test_a_run_that_stops_early_has_the_learning_rates_of_the_whole_one(tmp_path: Path) -> None:
+    whole = train(stage(schedule="cosine"), tmp_path / "whole")
+    early = train(stage(schedule="cosine", stop_after=2), tmp_path / "early")
+    assert [record["lr"] for record in early.records] == [record["lr"] for record in whole.records[:2]]
+    assert [record["losses"] for record in early.records] == [record["losses"] for record in whole.records[:2]]
+    assert early.epoch == 2
+
+
+def test_a_test_curve_is_noted_and_changes_nothing(tmp_path: Path) -> None:
+    without = train(stage(), tmp_path / "without")
+    noted = train(stage(test_curve=True), tmp_path / "with")
+    assert equal_weights(without, noted)
+    assert [record["test_accuracy"] for record in without.records] == [None] * 4
+    preprocess = Preprocess(dataset().signature, dataset().normalization)
+    logits = noted.model(preprocess(torch.from_numpy(dataset().test.inputs))).logits
+    correct = fold_logits(logits, SUBCLASSES).argmax(1).numpy() == dataset().test.labels
+    assert noted.records[-1]["test_accuracy"] == pytest.approx(correct.mean())
+
+
+@pytest.mark.parametrize(
+    ("augment", "said"),
+    [
+        ((), "teacher outputs of 70 rows computed once"),
+        (({"crop": {"padding": 1}},), None),
+        (("flip",), "70 rows in 2 views"),
+    ],
+)
+def test_teacher_outputs_are_computed_once_where_there_are_few_views_and_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: tuple[Any, ...], said: str | None
+) -> None:
+    specs = DataSpec.model_validate({"source": "digits", "augment": augment}).augment
+    plan, messages = stage(teacher=True, augment=specs), []
+    kept = train(plan, tmp_path / "kept", teacher=a_teacher(), notify=messages.append)
+    assert [said in message for message in messages if isinstance(message, str)] == ([True] if said else [])
+    monkeypatch.setattr("compress.train.MOST_VIEWS", 0)
+    monkeypatch.setattr("compress.teacher.TeacherOutputs.precompute", lambda *_: False)
+    asked = train(plan, tmp_path / "asked", teacher=a_teacher())
+    for ours, theirs in zip(kept.records, asked.records, strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)

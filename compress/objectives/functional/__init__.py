@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compress.objectives.functional.clusters import cluster_cross_entropy, cluster_distillation
 from compress.objectives.functional.contrast import (
     log_partition,
     memory_scores,
@@ -86,6 +87,8 @@ __all__ = [
     "activation_boundaries",
     "activation_boundary",
     "attention_transfer",
+    "cluster_cross_entropy",
+    "cluster_distillation",
     "correlation_congruence",
     "cross_entropy",
     "decoupled_kd",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.datasets.augment import Crop, Flip, Translate, build_augmentation, shift
+from compress.datasets.augment import Augment, Augmentation, Crop, Flip, Translate, shift
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -14,6 +14,11 @@ def generator(seed: int = 0) -> torch.Generator:
 def images(N: int = 64, H: int = 7, W: int = 9, channels: int = 3) -> Tensor:
     # No zeros, so that zero fill can be told from pixels.
     return torch.randint(1, 256, (N, H, W, channels), dtype=torch.uint8, generator=generator(7))
+
+
+def augmented(batch: Tensor, seed: int, *specs: Augmentation) -> Tensor:
+    augment = Augment(specs)
+    return augment.apply(batch, augment.draw(len(batch), generator(seed)))
 
 
 def moved_one_by_one(batch: Tensor, offsets: Tensor) -> Tensor:
@@ -61,24 +66,26 @@ def test_shift_takes_any_memory_layout() -> None:
 @pytest.mark.parametrize("spec", [Crop(padding=2), Translate(pixels=2)])
 def test_crop_and_translate_reach_every_offset_within_the_bound_and_no_other(spec: Crop | Translate) -> None:
     batch = images(400)
-    offsets = offsets_of(batch, spec.apply(batch, generator()), 3)
+    offsets = offsets_of(batch, augmented(batch, 0, spec), 3)
     assert offsets.abs().max() == 2  # -99 would be an image that no offset explains
     assert len(torch.unique(offsets, dim=0)) == 25
 
 
 def test_crop_is_padding_and_then_a_window() -> None:
     batch, padding = images(20), 3
-    draws = torch.randint(2 * padding + 1, (20, 2), generator=generator(5))
+    places = 2 * padding + 1
+    choice = torch.randint(places**2, (20,), generator=generator(5))
     padded = torch.zeros(20, 7 + 2 * padding, 9 + 2 * padding, 3, dtype=torch.uint8)
     padded[:, padding:-padding, padding:-padding] = batch
-    expected = torch.stack([image[y : y + 7, x : x + 9] for image, (y, x) in zip(padded, draws.tolist(), strict=True)])
-    assert torch.equal(Crop(padding=padding).apply(batch, generator(5)), expected)
+    corners = [divmod(one, places) for one in choice.tolist()]
+    expected = torch.stack([image[y : y + 7, x : x + 9] for image, (y, x) in zip(padded, corners, strict=True)])
+    assert torch.equal(Crop(padding=padding).apply(batch, choice), expected)
 
 
 def test_flip_mirrors_about_half_of_the_images_and_leaves_the_rest() -> None:
     batch = images(4000, 2, 3, 1)
     batch[:, :, 0], batch[:, :, 2] = 1, 2  # no image equals its mirror
-    out = Flip().apply(batch, generator())
+    out = augmented(batch, 0, Flip())
     mirrored = (out == batch.flip(2)).flatten(1).all(1)
     assert torch.equal(out[~mirrored], batch[~mirrored])
     # Five standard deviations of a fair coin thrown 4,000 times are 158.
@@ -90,30 +97,39 @@ def test_the_generator_alone_decides(spec: Crop | Flip | Translate) -> None:
     batch = images()
     before = batch.clone()
     torch.manual_seed(1)
-    first = spec.apply(batch, generator(3))
+    first = augmented(batch, 3, spec)
     torch.manual_seed(2)
-    assert torch.equal(spec.apply(batch, generator(3)), first)
-    assert not torch.equal(spec.apply(batch, generator(4)), first)
+    assert torch.equal(augmented(batch, 3, spec), first)
+    assert not torch.equal(augmented(batch, 4, spec), first)
     assert torch.equal(batch, before)
 
 
-def test_augmentations_are_applied_in_order_from_one_generator() -> None:
-    batch = images()
-    augment = build_augmentation((Translate(pixels=1), Flip()))
-    assert augment is not None
-    own = generator(9)
-    expected = Flip().apply(Translate(pixels=1).apply(batch, own), own)
-    assert torch.equal(augment(batch, generator(9)), expected)
+def test_every_combination_of_choices_is_one_choice_applied_in_order() -> None:
+    batch = images(18)
+    augment = Augment((Translate(pixels=1), Flip()))
+    assert augment.choices == 18
+    out = augment.apply(batch, torch.arange(18))
+    for n in range(18):
+        one = batch[n : n + 1]
+        moved = Translate(pixels=1).apply(one, torch.tensor([n % 9]))
+        assert torch.equal(out[n : n + 1], Flip().apply(moved, torch.tensor([n // 9])))
 
 
-def test_no_augmentation_is_none() -> None:
-    assert build_augmentation(()) is None
+def test_choices_are_drawn_evenly() -> None:
+    augment = Augment((Translate(pixels=1), Flip()))
+    counts = torch.bincount(augment.draw(18_000, generator()), minlength=18)
+    # Five standard deviations of a share of 1/18 of 18,000 are 154.
+    assert len(counts) == 18
+    assert (counts - 1000).abs().max() < 154
+
+
+def test_no_augmentation_leaves_images_as_they_are() -> None:
+    batch = images(5)
+    assert torch.equal(augmented(batch, 0), batch)
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    augment = build_augmentation((Crop(padding=1), Flip()))
-    assert augment is not None
-    assert augment(torch.zeros(0, 4, 4, 1, dtype=torch.uint8), generator()).shape == (0, 4, 4, 1)
+    assert augmented(torch.zeros(0, 4, 4, 1, dtype=torch.uint8), 0, Crop(padding=1), Flip()).shape == (0, 4, 4, 1)
 
 
 @pytest.mark.gpu
@@ -121,6 +137,5 @@ def test_a_cpu_generator_gives_the_same_on_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     batch = images()
-    augment = build_augmentation((Crop(padding=2), Flip(), Translate(pixels=1)))
-    assert augment is not None
-    assert torch.equal(augment(batch.cuda(), generator(1)).cpu(), augment(batch, generator(1)))
+    specs = (Crop(padding=2), Flip(), Translate(pixels=1))
+    assert torch.equal(augmented(batch.cuda(), 1, *specs).cpu(), augmented(batch, 1, *specs))

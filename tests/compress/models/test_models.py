@@ -11,11 +11,21 @@ from compress.models import MODELS, ModelSpec, Output, image_shape, parameter_co
 from compress.models.base import Init, initialise
 from compress.models.mlp import MLPSpec
 from compress.models.mnist_cnn import MnistCNN, MnistCNNSpec
+from compress.models.resnet import ResNetSpec
 from compress.models.small_cnn import SmallCNNSpec
 from export.graph import InputSignature
 
 MNIST = (1, 28, 28)
-KINDS = pytest.mark.parametrize("spec", [MLPSpec(hidden=(20, 12)), MnistCNNSpec(), SmallCNNSpec(widths=(4, 6))])
+KINDS = pytest.mark.parametrize(
+    "spec",
+    [
+        MLPSpec(hidden=(20, 12)),
+        MnistCNNSpec(),
+        SmallCNNSpec(widths=(4, 6)),
+        ResNetSpec(depth=6, widths=(4, 6)),
+        ResNetSpec(depth=10, widths=(6, 4), shortcut="projection"),
+    ],
+)
 
 
 def images(shape: tuple[int, int, int], rows: int = 3) -> torch.Tensor:
@@ -52,6 +62,16 @@ def test_every_kind_in_the_table_has_its_own_name() -> None:
             9 * (16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 64 * 10 + 10,
         ),
         (SmallCNNSpec(widths=(8,)), (3, 1, 1), 2, 9 * 3 * 8 + 2 * 8 + 8 * 2 + 2),
+        # He et al. 2016, table 6: ResNet-20 0.27M, ResNet-32 0.46M, ResNet-56 0.85M, ResNet-110 1.7M.
+        (ResNetSpec(depth=20), (3, 32, 32), 10, 269_722),
+        (ResNetSpec(depth=32), (3, 32, 32), 10, 464_154),
+        (ResNetSpec(depth=56), (3, 32, 32), 10, 853_018),
+        (
+            ResNetSpec(depth=6, widths=(4, 6), shortcut="projection"),
+            (3, 8, 8),
+            2,
+            9 * (3 * 4 + 2 * 4 * 4 + 4 * 6 + 6 * 6) + 4 * 6 + 2 * (4 + 2 * 4 + 2 * 6 + 6) + 6 * 2 + 2,
+        ),
     ],
 )
 def test_parameter_count_by_hand(spec: ModelSpec, shape: tuple[int, int, int], outputs: int, expected: int) -> None:
@@ -111,6 +131,12 @@ def test_logits_are_the_classifier_of_the_embedding(spec: ModelSpec, training: b
             (3, 14, 12),
             ("stage1", "stage2", "stage3"),
             [(2, 4, 14, 12), (2, 6, 7, 6), (2, 5, 3, 3)],
+        ),
+        (
+            ResNetSpec(depth=8, widths=(4, 4, 6)),
+            (3, 14, 11),
+            ("stage1", "stage2", "stage3"),
+            [(2, 4, 14, 11), (2, 4, 7, 6), (2, 6, 4, 3)],
         ),
     ],
 )

@@ -151,7 +151,7 @@ def stage(model: str = "small_cnn", *, subclasses: int = S, teacher_subclasses: 
     heads = Heads(CLASSES, subclasses, teacher_subclasses, shapes(subclasses), shapes(teacher_subclasses))
     return StagePlan(
         name="stage", key="key", seed=0, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8),
-        augment=(), teacher="teacher", init_from=None, parameters=0, expect=None, resolved={},
+        augment=(), teachers=("teacher",), init_from=None, parameters=0, expect=None, resolved={},
     )  # fmt: skip
 
 
