@@ -76,7 +76,7 @@ def stage_plan(model: str, options: dict[str, object], batch: int, with_teacher:
         heads=Heads(CLASSES, SUBCLASSES, SUBCLASSES if with_teacher else None),
         input_shape=(1, 28, 28),
         augment=(),
-        teacher="teacher" if with_teacher else None,
+        teachers=("teacher",) if with_teacher else (),
         init_from=None,
         parameters=0,
         expect=None,

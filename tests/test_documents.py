@@ -56,6 +56,9 @@ def test_every_named_file_exists(document: str) -> None:
 
 def test_the_example_kind_is_a_working_objective() -> None:
     (example,) = blocks("CONTRIBUTING.md", "python")
+    code = [line for line in example.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(code) <= 15
+    assert f"\n{len(code)} lines of code:" in (ROOT / "CONTRIBUTING.md").read_text()
     namespace: dict[str, object] = {"__name__": "entropy"}
     exec(compile(example, "CONTRIBUTING.md", "exec"), namespace)
     spec = namespace["EntropySpec"]

@@ -28,13 +28,39 @@ class Output(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Base of the models here: `forward(x) -> Output`, and the Linear layer `classifier` at the end."""
+    """Base of the models here: stages that give a feature map each, an embedding, and the Linear layer `classifier`.
 
+    A model is `stage` for every one of `feature_names`, then `embed`, then `classifier`. Modules in `stages` serve for
+    `stage`, and the mean over positions for `embed`, where a family does not define its own.
+    """
+
+    stages: nn.ModuleList
     classifier: nn.Linear
     feature_names: tuple[str, ...] = ()
 
     def forward(self, x: Tensor) -> Output:
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
+        features: list[Tensor] = []
+        for i in range(len(self.feature_names)):
+            x = self.stage(x, i)
+            features.append(x)
+        embedding = self.embed(x)
+        return Output(self.classifier(embedding), embedding, tuple(features))
+
+    def from_feature(self, x: Tensor, index: int) -> Tensor:
+        """Return the logits (N, C*S) that the layers behind feature map `index` make of x, shaped like that map."""
+        for i in range(index + 1, len(self.feature_names)):
+            x = self.stage(x, i)
+        logits: Tensor = self.classifier(self.embed(x))
+        return logits
+
+    def stage(self, x: Tensor, index: int) -> Tensor:
+        """Return feature map `index` from the map before it, or from the input where it is the first."""
+        mapped: Tensor = self.stages[index](x)
+        return mapped
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the embedding (N, D) from the last feature map, or from the input where there is none."""
+        return x.mean(dim=(2, 3))
 
 
 class ModelSpec(Spec):

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.models.base import Classifier, ModelSpec, Output, initialise
+from compress.models.base import Classifier, ModelSpec, initialise
 
 
 class MLP(Classifier):
@@ -23,13 +23,12 @@ class MLP(Classifier):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(widths[-1], outputs)
 
-    def forward(self, x: Tensor) -> Output:
-        features: list[Tensor] = []
-        x = x.flatten(1)  # (N, channels*H*W)
-        for layer in self.hidden:
-            x = self.dropout(self.activation(layer(x)))  # (N, width)
-            features.append(x)
-        return Output(self.classifier(x), x, tuple(features))
+    def stage(self, x: Tensor, index: int) -> Tensor:
+        mapped: Tensor = self.dropout(self.activation(self.hidden[index](x.flatten(1))))  # (N, width)
+        return mapped
+
+    def embed(self, x: Tensor) -> Tensor:
+        return x.flatten(1)  # Without hidden layers the embedding is the image.
 
 
 class MLPSpec(ModelSpec):

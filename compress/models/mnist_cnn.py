@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.base import Classifier, Init, ModelSpec, Output, initialise
+from compress.models.base import Classifier, Init, ModelSpec, initialise
 
 
 class MnistCNN(Classifier):
@@ -30,12 +30,14 @@ class MnistCNN(Classifier):
         self.hidden = nn.Linear(64 * pooled[0] * pooled[1], 128)
         self.classifier = nn.Linear(128, outputs)
 
-    def forward(self, x: Tensor) -> Output:
-        conv1 = F.max_pool2d(F.relu(self.conv1(x)), 2)  # (N, 32, 13, 13) from 28×28
-        conv2 = F.max_pool2d(F.relu(self.conv2(conv1)), 2)  # (N, 64, 5, 5)
-        hidden = F.relu(self.hidden(self.dropout(conv2.flatten(1))))  # (N, 128)
-        embedding = self.dropout(hidden)
-        return Output(self.classifier(embedding), embedding, (conv1, conv2))
+    def stage(self, x: Tensor, index: int) -> Tensor:
+        convolution = self.conv2 if index else self.conv1
+        return F.max_pool2d(F.relu(convolution(x)), 2)  # (N, 32, 13, 13), then (N, 64, 5, 5), from 28×28
+
+    def embed(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.hidden(self.dropout(x.flatten(1))))
+        embedding: Tensor = self.dropout(hidden)  # (N, 128)
+        return embedding
 
 
 class MnistCNNSpec(ModelSpec):

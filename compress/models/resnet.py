@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from compress.models.base import Classifier, Init, ModelSpec, Output, initialise
+from compress.models.base import Classifier, Init, ModelSpec, initialise
 
 Shortcut = Literal["identity", "projection"]
 
@@ -46,14 +46,9 @@ class ResNet(Classifier):
         self.feature_names = tuple(f"stage{i + 1}" for i in range(len(widths)))
         self.classifier = nn.Linear(widths[-1], outputs)
 
-    def forward(self, x: Tensor) -> Output:
-        features: list[Tensor] = []
-        x = self.stem(x)  # (N, widths[0], H, W)
-        for stage in self.stages:
-            x = stage(x)  # (N, widths[i], ceil(H / 2^i), ceil(W / 2^i))
-            features.append(x)
-        embedding = x.mean(dim=(2, 3))  # (N, widths[-1])
-        return Output(self.classifier(embedding), embedding, tuple(features))
+    def stage(self, x: Tensor, index: int) -> Tensor:
+        # (N, widths[index], H / 2^index, W / 2^index), halves rounded up
+        return super().stage(x if index else self.stem(x), index)
 
 
 class BasicBlock(nn.Module):

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.base import Classifier, Init, ModelSpec, Output, initialise
+from compress.models.base import Classifier, Init, ModelSpec, initialise
 
 
 class SmallCNN(Classifier):
@@ -31,13 +31,9 @@ class SmallCNN(Classifier):
         self.feature_names = tuple(f"stage{i + 1}" for i in range(len(widths)))
         self.classifier = nn.Linear(widths[-1], outputs)
 
-    def forward(self, x: Tensor) -> Output:
-        features: list[Tensor] = []
-        for i, stage in enumerate(self.stages):
-            x = stage(F.max_pool2d(x, 2) if i else x)  # (N, widths[i], H / 2^i, W / 2^i)
-            features.append(x)
-        embedding = x.mean(dim=(2, 3))  # (N, widths[-1])
-        return Output(self.classifier(embedding), embedding, tuple(features))
+    def stage(self, x: Tensor, index: int) -> Tensor:
+        # (N, widths[index], H / 2^index, W / 2^index)
+        return super().stage(F.max_pool2d(x, 2) if index else x, index)
 
 
 class SmallCNNSpec(ModelSpec):

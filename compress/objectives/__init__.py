@@ -24,6 +24,7 @@ from compress.objectives.ofd import OFDSpec
 from compress.objectives.pkt import ProbabilisticTransferSpec
 from compress.objectives.rkd import RelationalSpec
 from compress.objectives.smooth_l1 import SmoothL1Spec
+from compress.objectives.soft_ce import SoftCrossEntropySpec
 from compress.objectives.sp import SimilarityPreservingSpec
 from compress.objectives.srrl import SRRLSpec
 from compress.objectives.subclass_auxiliary import SubclassAuxiliarySpec
@@ -53,6 +54,7 @@ OBJECTIVES: dict[str, type[TermSpec]] = {
     "pkt": ProbabilisticTransferSpec,
     "rkd": RelationalSpec,
     "smooth_l1": SmoothL1Spec,
+    "soft_ce": SoftCrossEntropySpec,
     "sp": SimilarityPreservingSpec,
     "srrl": SRRLSpec,
     "subclass_auxiliary": SubclassAuxiliarySpec,

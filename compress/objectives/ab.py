@@ -15,10 +15,11 @@ from compress.objectives.layers import Layers, layer_problem, layer_shapes, reso
 class ABSpec(TermSpec):
     """Hinge on which of the teacher's units are active, summed over `layers` (Heo et al. 2019, activation boundaries).
 
-    The student's map goes through a 1×1 convolution and batch norm, with no ReLU after them. The teacher's map may
-    stand before or after its ReLU. Maps of different size are averaged to the smaller height and width first: then a
-    unit of the teacher counts as active where its average is positive. variant: `paper` adds the layers as they are;
-    `repdistiller` gives each half the weight of the next deeper one, and takes 3/1000 of all. Sums over a map want a
+    The student's map goes through a 1×1 convolution and batch norm, with no ReLU after them, also where the widths
+    agree (the authors' code then leaves them out). The teacher's map may stand before or after its ReLU. Maps of
+    different size are averaged to the smaller height and width first: then a unit of the teacher counts as active where
+    its average is positive. variant: `paper` adds the layers as they are; `repdistiller` gives each half the weight of
+    the next deeper one, and takes 3/1000 of all, as the authors' code for CIFAR-10 does too. Sums over a map want a
     small weight. The paper trains with this term alone first: a stage with `ab`, and `init_from` in the next.
     """
 

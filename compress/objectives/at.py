@@ -15,8 +15,8 @@ class AttentionSpec(TermSpec):
     """Distance of attention maps, summed over the pairs of `layers` (Zagoruyko & Komodakis 2017).
 
     Maps of different size are averaged to the smaller height and width first. `variant: paper` is the norm of the
-    difference, `code` the mean of its square; the weight that goes with `code` in RepDistiller is 1,000. The paper's
-    beta / 2 is `weight`.
+    difference, `code` the mean of its square. The paper's beta / 2 is `weight`; the weight that goes with `code` is
+    1,000, in the authors' commands as in RepDistiller.
     """
 
     kind = "at"

@@ -14,10 +14,11 @@ from compress.objectives.layers import Layers, layer_problem, layer_shapes, reso
 class FitNetSpec(TermSpec):
     """Distance of feature maps after a 1×1 regressor, summed over the pairs of `layers` (Romero et al. 2015).
 
-    Maps of different size are averaged to the smaller height and width first; a vector is compared with the other
-    map's average. The regressor ends in ReLU, as the teacher's maps do. `variant: paper` sums over a map, so its value
-    grows with the map and wants a small weight; `repdistiller` is the mean and puts batch norm into the regressor.
-    The paper trains with hints alone first: a stage with `fitnet`, and `init_from` in the next.
+    Maps of different size are averaged to the smaller height and width first, where the paper's regressor has a larger
+    kernel; a vector is compared with the other map's average. The regressor ends in ReLU, as the teacher's maps do, and
+    is there also where the shapes agree (the authors' code then leaves it out). `variant: paper` sums over a map, so
+    its value grows with the map and wants a small weight; `repdistiller` is the mean and puts batch norm into the
+    regressor. The paper trains with hints alone first: a stage with `fitnet`, and `init_from` in the next.
     """
 
     kind = "fitnet"

@@ -15,11 +15,11 @@ from compress.objectives.layers import Layers, layer_problem, layer_shapes, reso
 class FlowSpec(TermSpec):
     """Distance of the flow matrices between consecutive maps of `layers`, summed over them (Yim et al. 2017).
 
-    Flow matrices are means over positions, so the student's maps need not have the teacher's size. The paper has models
-    of equal widths; where they differ, a 1×1 convolution without bias that trains with the student brings the
-    student's map to the teacher's channels. The paper trains with `fsp` alone first: a stage of its own, and
-    `init_from` in the next. `variant: paper` is a sum over the matrix, `repdistiller` the mean, `torchdistill` a sum
-    of norms.
+    Flow matrices are means over positions, so the student's maps need not have the teacher's size. The paper takes the
+    first and the last map of each stage; models here give one map a stage. It has models of equal widths; where they
+    differ, a 1×1 convolution without bias that trains with the student brings the student's map to the teacher's
+    channels. The paper trains with `fsp` alone first: a stage of its own, and `init_from` in the next. `variant: paper`
+    is a sum over the matrix, `repdistiller` the mean, `torchdistill` a sum of norms.
     """
 
     kind = "fsp"

@@ -54,7 +54,7 @@ def layer_problem(layers: Layers, heads: Heads) -> str | None:
     for pair in layers:
         for (side, shapes), name in zip(sides, pair, strict=True):
             if name not in shapes.feature_names:
-                return _unknown(side, name, shapes.feature_names)
+                return unknown_map(side, name, shapes.feature_names)
     return None
 
 
@@ -69,7 +69,8 @@ def shapes_of_both(heads: Heads) -> tuple[Shapes, Shapes]:
     return heads.student, heads.teacher
 
 
-def _unknown(side: str, name: str, known: tuple[str, ...]) -> str:
+def unknown_map(side: str, name: str, known: tuple[str, ...]) -> str:
+    """Say that a side ("student", "teacher") has no feature map of this name, and which ones it has."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"the {side} has no feature map '{name}'; it has {', '.join(known)}.{hint}"

@@ -12,7 +12,7 @@ from compress.objectives.base import Heads, Term, TermSpec
 class ProbabilisticTransferSpec(TermSpec):
     """Divergence of the batch's cosine similarities, read as probabilities, of embeddings (Passalis & Tefas 2018).
 
-    It is a mean over N² small numbers, so it wants a large weight; the published comparisons use 30,000.
+    It is a mean over N² small numbers, so it wants a large weight; RepDistiller takes 30,000.
     """
 
     kind = "pkt"

@@ -13,6 +13,7 @@ from compress.objectives.base import Heads, Term, TermSpec
 class RelationalSpec(TermSpec):
     """distance · L_D + angle · L_A of embeddings (Park et al. 2019), 25 and 50 as in its image classification.
 
+    Embeddings are taken as they are, as in RepDistiller; the authors' classification code divides them by their norm.
     The angles take N² · (N + D) numbers of memory on each side.
     """
 

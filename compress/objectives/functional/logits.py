@@ -90,8 +90,12 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float, rescale: Re
     by the entropy of the teacher. `tau` is finite: the entropy times tau² has no limit.
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
+    result_type = student.dtype
+    if tau > FLOAT32_TAU:
+        student, teacher = student.double(), teacher.double()
     p = F.softmax(teacher / tau, dim=1)
-    return -_factor(tau, rescale) * (p * F.log_softmax(student / tau, dim=1)).sum(1).mean()
+    loss = -(p * F.log_softmax(student / tau, dim=1)).sum(1).mean()
+    return (_factor(tau, rescale) * loss).to(result_type)
 
 
 def logit_mse(student: Tensor, teacher: Tensor, reduction: Literal["sum", "mean"] = "sum") -> Tensor:

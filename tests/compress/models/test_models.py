@@ -113,6 +113,16 @@ def test_output_has_the_promised_shapes(spec: ModelSpec, rows: int) -> None:
 
 
 @KINDS
+def test_logits_follow_from_every_feature_map(spec: ModelSpec) -> None:
+    model = built(spec).eval()
+    output = model(images((3, 14, 12)))
+    assert output.features
+    for i, feature in enumerate(output.features):
+        assert torch.equal(model.from_feature(feature, i), output.logits)
+        assert not torch.equal(model.from_feature(feature + 1, i), output.logits)
+
+
+@KINDS
 @pytest.mark.parametrize("training", [False, True])
 def test_logits_are_the_classifier_of_the_embedding(spec: ModelSpec, training: bool) -> None:
     model = built(spec).train(training)

@@ -5,20 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from compress.datasets import Dataset, Split
-from compress.models import Output, Shapes, shapes_of
+from compress.models import Output, Shapes
 from compress.objectives import OBJECTIVES, Heads, Preparation, TermSpec, functional
 from compress.objectives.ft import Factor, FactorSpec
-from compress.plan import StagePlan
-from compress.recipe import StageSpec, TrainSpec
-from compress.teacher import Teacher, frozen
-from compress.train import Trained, Trainer
-from export.graph import InputSignature, Normalization
+from compress.teacher import Teacher
 
 LABELS = torch.zeros(6, dtype=torch.long)
 CNN = Shapes(8, ((4, 8, 8), (8, 4, 4)), ("stage1", "stage2"))
@@ -229,86 +223,45 @@ def test_flows_have_connectors_only_where_channels_differ() -> None:
     assert shapes == [[], [(12, 4, 1, 1), (16, 8, 1, 1)]]
 
 
-def prepared(options: FactorSpec) -> tuple[Factor, Teacher, Tensor]:
-    term, teacher = options.build(plan(("ce",)).heads), a_teacher()
+def prepared(small_stage: Any, options: FactorSpec) -> tuple[Factor, Teacher, Tensor]:
+    term, teacher = options.build(small_stage.plan(("ce",)).heads), small_stage.teacher()
     x = numbers(12, 1, 8, 8, seed=3)
     term.prepare(Preparation(teacher.model, lambda rows: x[rows], torch.zeros(12, dtype=torch.long), 0))
     return term, teacher, x
 
 
-def test_the_paraphraser_is_trained_before_and_then_frozen() -> None:
+def test_the_paraphraser_is_trained_before_and_then_frozen(small_stage: Any) -> None:
     torch.manual_seed(0)
-    fresh = FactorSpec(epochs=3).build(plan(("ce",)).heads)
+    fresh = FactorSpec(epochs=3).build(small_stage.plan(("ce",)).heads)
     torch.manual_seed(0)
-    term, teacher, x = prepared(FactorSpec(epochs=3))
+    term, teacher, x = prepared(small_stage, FactorSpec(epochs=3))
     before, after = fresh.paraphrasers.state_dict(), term.paraphrasers.state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     again, weights = {name: value.clone() for name, value in after.items()}, fresh.translators.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in term.translators.state_dict().items())
     term.train()
-    student = plan(("ce",)).build_model()(x)
+    student = small_stage.plan(("ce",)).build_model()(x)
     term(student, teacher.model(x), LABELS).backward()
     assert all(parameter.grad is None for parameter in term.paraphrasers.parameters())
     assert all(parameter.grad is not None for parameter in term.translators.parameters())
     assert all(torch.equal(value, again[name]) for name, value in term.paraphrasers.state_dict().items())
 
 
-def test_preparing_leaves_the_random_numbers_alone() -> None:
-    term, teacher, x = FactorSpec(epochs=1).build(plan(("ce",)).heads), a_teacher(), numbers(12, 1, 8, 8)
+def test_preparing_leaves_the_random_numbers_alone(small_stage: Any) -> None:
+    term, x = FactorSpec(epochs=1).build(small_stage.plan(("ce",)).heads), numbers(12, 1, 8, 8)
+    teacher = small_stage.teacher()
     state = torch.get_rng_state()
     term.prepare(Preparation(teacher.model, lambda rows: x[rows], torch.zeros(12, dtype=torch.long), 0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_paraphraser_tells_the_rows_apart() -> None:
-    term, teacher, x = prepared(FactorSpec(epochs=5, rate=1.0))
+def test_the_paraphraser_tells_the_rows_apart(small_stage: Any) -> None:
+    term, teacher, x = prepared(small_stage, FactorSpec(epochs=5, rate=1.0))
     factors = term.paraphrasers[0](teacher.model(x).features[-1]).flatten(1)
     assert torch.pdist(factors).min() > 0
 
 
 # Training
-
-
-def dataset() -> Dataset:
-    rng = np.random.default_rng(0)
-
-    def split(rows: int, first_id: int) -> Split:
-        images = rng.integers(0, 256, (rows, 8, 8, 1)).astype(np.uint8)
-        return Split(images, rng.integers(0, 3, rows), None, np.arange(first_id, first_id + rows))
-
-    splits = split(17, 0), split(8, 100), split(8, 200)
-    scaling = Normalization(1 / 255, (0.4,), (0.3,))
-    return Dataset("random", ("a", "b", "c"), None, InputSignature((8, 8, 1)), scaling, "0", *splits)
-
-
-TEACHER_MODEL = StageSpec.model_validate({"model": {"small_cnn": {"widths": (4, 6, 12)}}, "objective": ("ce",)}).model
-
-
-def plan(objective: tuple[Any, ...]) -> StagePlan:
-    stage = StageSpec.model_validate({"model": {"small_cnn": {"widths": (4, 8)}}, "objective": objective})
-    shapes = [shapes_of(model, input_shape=(1, 8, 8), outputs=6) for model in (stage.model, TEACHER_MODEL)]
-    settings = {"epochs": 2, "batch_size": 8, "optimizer": {"adam": {"lr": 0.01}}}
-    return StagePlan(
-        name="student", key="key", seed=0, spec=stage, train=TrainSpec.model_validate(settings),
-        heads=Heads(3, 1, 2, *shapes), input_shape=(1, 8, 8), augment=(), teacher="teacher", init_from=None,
-        parameters=0, expect=None, resolved={},
-    )  # fmt: skip
-
-
-def a_teacher() -> Teacher:
-    torch.manual_seed(1)
-    return frozen(TEACHER_MODEL.build(input_shape=(1, 8, 8), outputs=6), 2)
-
-
-def trainer(objective: tuple[Any, ...], folder: Path, checkpoint_every_s: float = 1e9) -> Trainer:
-    return Trainer(
-        plan(objective), dataset(), a_teacher(), initial=None, device=torch.device("cpu"), folder=folder,
-        notify=lambda event: None, checkpoint_every_s=checkpoint_every_s,
-    )  # fmt: skip
-
-
-def state(run: Trainer, trained: Trained) -> dict[str, Tensor]:
-    return {**trained.model.state_dict(), **{f"term.{k}": v for k, v in run.objective.state_dict().items()}}
 
 
 @pytest.mark.parametrize(
@@ -328,29 +281,11 @@ def state(run: Trainer, trained: Trained) -> dict[str, Tensor]:
     ],
     ids=str,
 )
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: Any) -> None:
-    whole = trainer(("ce", term), tmp_path / "whole")
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, small_stage: Any, term: Any) -> None:
+    whole = small_stage.trainer(("ce", term), tmp_path / "whole")
     trained = whole.run()
     name = term if isinstance(term, str) else next(iter(term))
     assert trained.records[1]["losses"][name] < trained.records[0]["losses"][name]
-    assert trained.model.state_dict().keys() == plan(("ce",)).build_model().state_dict().keys()
-
-    cut = trainer(("ce", term), tmp_path / "cut", 0.0)
-    original = cut._step
-    taken: list[int] = []
-
-    def failing(index: Tensor, epoch: float) -> tuple[Tensor, ...]:
-        if len(taken) == 4:  # of three steps an epoch, the last of which has one row
-            raise KeyboardInterrupt
-        taken.append(len(index))
-        return original(index, epoch)
-
-    monkeypatch.setattr(cut, "_step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    again = trainer(("ce", term), tmp_path / "cut")
-    resumed = again.run()
-    assert resumed.resumed_at_step == 4
-    assert 1 in taken
-    expected, got = state(whole, trained), state(again, resumed)
-    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert trained.model.state_dict().keys() == small_stage.plan(("ce",)).build_model().state_dict().keys()
+    resumed = small_stage.cut_and_resumed(("ce", term), tmp_path / "cut")
+    torch.testing.assert_close(resumed, small_stage.state(whole, trained), rtol=0, atol=0)

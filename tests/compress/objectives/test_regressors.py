@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.datasets import Dataset, Split
-from compress.models import Classifier, Output, Shapes, shapes_of
+from compress.models import Classifier, Output, Shapes
 from compress.objectives import OBJECTIVES, Heads, Preparation, TermSpec, functional
 from compress.objectives.ab import ABSpec
 from compress.objectives.margins import batch_norm_margins, measured_margins
 from compress.objectives.ofd import OFD, OFDSpec
 from compress.objectives.vid import VIDSpec
-from compress.plan import StagePlan
-from compress.recipe import StageSpec, TrainSpec
-from compress.teacher import Teacher, frozen
-from compress.train import Trained, Trainer
-from export.graph import InputSignature, Normalization
 from runtime.errors import TrainingError
 
 
@@ -97,9 +91,11 @@ def test_vid_by_hand() -> None:
 def test_vid_is_lowest_at_the_variance_of_the_error() -> None:
     teacher = numbers(500, 1)
     error = teacher.square().mean().item()
-    at = lambda variance: functional.variational_information(  # noqa: E731
-        torch.zeros(500, 1), torch.tensor([functional.log_scale_of(variance)]), teacher
-    ).item()
+
+    def at(variance: float) -> float:
+        log_scale = torch.tensor([functional.log_scale_of(variance)])
+        return functional.variational_information(torch.zeros(500, 1), log_scale, teacher).item()
+
     assert at(error) < min(at(0.9 * error), at(1.1 * error))
 
 
@@ -303,46 +299,9 @@ def test_ofd_looks_up_margins_of_the_teachers_maps() -> None:
 # Training
 
 
-def dataset() -> Dataset:
-    rng = np.random.default_rng(0)
-
-    def split(rows: int, first_id: int) -> Split:
-        images = rng.integers(0, 256, (rows, 8, 8, 1)).astype(np.uint8)
-        return Split(images, rng.integers(0, 3, rows), None, np.arange(first_id, first_id + rows))
-
-    splits = split(17, 0), split(8, 100), split(8, 200)
-    signature, scaling = InputSignature((8, 8, 1)), Normalization(1 / 255, (0.4,), (0.3,))
-    return Dataset("random", ("a", "b", "c"), None, signature, scaling, "0", *splits)
-
-
-def model_spec(widths: tuple[int, ...]) -> Any:
-    return StageSpec.model_validate({"model": {"small_cnn": {"widths": widths}}, "objective": ("ce",)}).model
-
-
-TEACHER_MODEL = model_spec((4, 6, 12))
-
-
-def a_teacher() -> Teacher:
-    torch.manual_seed(1)
-    return frozen(TEACHER_MODEL.build(input_shape=(1, 8, 8), outputs=3), 1)
-
-
-def trainer(term: Any, folder: Path, checkpoint_every_s: float = 1e9, **train: Any) -> Trainer:
-    spec = StageSpec.model_validate({"model": {"small_cnn": {"widths": (4, 8)}}, "objective": ("ce", term)})
-    shapes = [shapes_of(model, input_shape=(1, 8, 8), outputs=3) for model in (spec.model, TEACHER_MODEL)]
-    settings = TrainSpec.model_validate({"epochs": 2, "batch_size": 8, "optimizer": {"adam": {"lr": 0.01}}, **train})
-    plan = StagePlan(
-        name="student", key="key", seed=0, spec=spec, train=settings, heads=Heads(3, 1, 1, *shapes),
-        input_shape=(1, 8, 8), augment=(), teacher="teacher", init_from=None, parameters=0, expect=None, resolved={},
-    )  # fmt: skip
-    return Trainer(
-        plan, dataset(), a_teacher(), initial=None, device=torch.device("cpu"), folder=folder,
-        notify=lambda event: None, checkpoint_every_s=checkpoint_every_s,
-    )  # fmt: skip
-
-
-def state(run: Trainer, trained: Trained) -> dict[str, Tensor]:
-    return {**trained.model.state_dict(), **{f"term.{k}": v for k, v in run.objective.state_dict().items()}}
+@pytest.fixture
+def small_stage(small_stage: Any) -> Any:
+    return replace(small_stage, teacher_subclasses=1)
 
 
 TERMS: tuple[Any, ...] = (
@@ -358,39 +317,20 @@ TERMS: tuple[Any, ...] = (
 
 
 @pytest.mark.parametrize("term", TERMS, ids=str)
-def test_a_run_in_bfloat16_stays_finite(tmp_path: Path, term: Any) -> None:
-    trained = trainer(term, tmp_path, precision="bf16").run()
+def test_a_run_in_bfloat16_stays_finite(tmp_path: Path, small_stage: Any, term: Any) -> None:
+    trained = small_stage.trainer(("ce", term), tmp_path, precision="bf16").run()
     assert math.isfinite(trained.records[-1]["losses"]["total"])
 
 
 @pytest.mark.parametrize("term", TERMS, ids=str)
 def test_a_run_learns_and_an_interrupted_one_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: Any
+    tmp_path: Path, small_stage: Any, term: Any
 ) -> None:
-    whole = trainer(term, tmp_path / "whole")
+    whole = small_stage.trainer(("ce", term), tmp_path / "whole")
     initial = {name: value.clone() for name, value in whole.objective.named_parameters()}
     trained = whole.run()
     assert all(not torch.equal(initial[key], value) for key, value in whole.objective.named_parameters())
     if "crd" not in term:  # Its Z is fixed by the first batch, while the memories still change.
         assert trained.records[1]["losses"]["total"] < trained.records[0]["losses"]["total"]
-
-    cut = trainer(term, tmp_path / "cut", 0.0)
-    original = cut._step
-    taken: list[int] = []
-
-    def failing(index: Tensor, epoch: float) -> tuple[Tensor, ...]:
-        if len(taken) == 4:  # of three steps an epoch, the last of which has one row
-            raise KeyboardInterrupt
-        taken.append(len(index))
-        return original(index, epoch)
-
-    monkeypatch.setattr(cut, "_step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    again = trainer(term, tmp_path / "cut")
-    resumed = again.run()
-    assert resumed.resumed_at_step == 4
-    assert 1 in taken
-    expected, got = state(whole, trained), state(again, resumed)
-    assert expected.keys() == got.keys()
-    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    resumed = small_stage.cut_and_resumed(("ce", term), tmp_path / "cut")
+    torch.testing.assert_close(resumed, small_stage.state(whole, trained), rtol=0, atol=0)

@@ -14,6 +14,7 @@ from compress.objectives.ce import CrossEntropySpec
 from compress.objectives.intra_subclass import IntraSubclassSpec
 from compress.objectives.kl import KLSpec
 from compress.objectives.mse import MSESpec
+from compress.objectives.soft_ce import SoftCrossEntropySpec
 from compress.objectives.subclass_auxiliary import SubclassAuxiliarySpec
 
 LABELS = torch.tensor([0, 1])
@@ -123,7 +124,7 @@ def test_names_are_numbered_where_a_kind_stands_more_than_once(specs: Any, names
     [
         ((CrossEntropySpec(), SubclassAuxiliarySpec()), set()),
         ((CrossEntropySpec(), KLSpec()), {"logits"}),
-        ((MSESpec(), KLSpec()), {"logits"}),
+        ((MSESpec(), SoftCrossEntropySpec()), {"logits"}),
         ((IntraSubclassSpec(),), {"logits"}),
     ],
 )
@@ -169,7 +170,7 @@ def test_kl_of_subclasses() -> None:
     )
 
 
-@pytest.mark.parametrize("spec", [KLSpec(), MSESpec(), IntraSubclassSpec()])
+@pytest.mark.parametrize("spec", [KLSpec(), SoftCrossEntropySpec(), MSESpec(), IntraSubclassSpec()])
 def test_different_numbers_of_subclasses_cannot_be_compared(spec: TermSpec) -> None:
     problem = spec.problem(Heads(10, 2, 3))
     assert problem is not None
@@ -236,6 +237,33 @@ def test_kl_at_infinity_is_half_the_variance_of_the_difference(tau: Any) -> None
     assert value(spec, Heads(3, 1, 1), [[3.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]) == pytest.approx(0.5 * 2.0)
 
 
+@pytest.mark.parametrize("tau", [0.5, 4.0, 1e3])
+@pytest.mark.parametrize("rescale", ["tau2", "max", "none"])
+def test_soft_ce_is_kl_and_the_teachers_entropy(tau: float, rescale: Any) -> None:
+    heads, teacher = Heads(2, 2, 2), TEACHER_SUBCLASSES.double()
+    outputs = [Output(x, x, ()) for x in (SUBCLASSES.double().requires_grad_(), teacher)]
+    losses = [spec(tau=tau, rescale=rescale).build(heads)(*outputs, LABELS) for spec in (SoftCrossEntropySpec, KLSpec)]
+    gradients = [torch.autograd.grad(loss, outputs[0].logits)[0] for loss in losses]
+    p = (teacher / tau).softmax(1)
+    factor = {"tau2": tau**2, "max": max(tau, tau**2), "none": 1.0}[rescale]
+    torch.testing.assert_close(losses[0] - losses[1], -factor * (p * p.log()).sum(1).mean())
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_soft_ce_reads_class_logits_where_one_side_has_no_subclasses() -> None:
+    log = math.log
+    expected = -(0.5 * log(0.6) + 0.5 * log(0.4) + 0.4 * log(0.3) + 0.6 * log(0.7)) / 2
+    assert value(SoftCrossEntropySpec(tau=1.0), Heads(2, 2, 1), SUBCLASSES, TEACHER_CLASSES) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("tau", ["inf", 1e8])
+def test_soft_ce_has_no_limit_and_says_what_has(tau: Any) -> None:
+    problem = SoftCrossEntropySpec(tau=tau).problem(Heads(2, 1, 1)) or ""
+    assert f"tau is {tau}" in problem
+    assert "write kl" in problem
+    assert SoftCrossEntropySpec(tau=1e7).problem(Heads(2, 1, 1)) is None
+
+
 def test_intra_subclass_passes_its_options_on() -> None:
     # Shares within the classes: teacher (1/2, 1/2) and (4/5, 1/5), student (5/6, 1/6) and (3/4, 1/4).
     expected = -(0.5 * math.log(5 / 6) + 0.5 * math.log(1 / 6)) - (0.8 * math.log(3 / 4) + 0.2 * math.log(1 / 4))
@@ -265,6 +293,7 @@ def test_subclass_auxiliary_passes_its_options_on() -> None:
         (KLSpec, {"weight": -1.0}),
         (KLSpec, {"weight": math.inf}),
         (KLSpec, {"rescale": "tau"}),
+        (SoftCrossEntropySpec, {"tau": 0.0}),
         (MSESpec, {"reduction": "batchmean"}),
         (IntraSubclassSpec, {"tau": 0.0}),
         (IntraSubclassSpec, {"tau": math.inf}),
