@@ -64,6 +64,16 @@ def validation_curves(stages: Mapping[str, Records]) -> str:
     return _curves("validation", errors, ylabel="validation error, %", yscale="linear") if errors else ""
 
 
+def test_curves(stages: Mapping[str, Records]) -> str:
+    """Test accuracy in percent by epoch, one line a stage that noted it (`train.test_curve`); "" where none did."""
+    accuracies = {
+        name: [100 * record["test_accuracy"] for record in records]
+        for name, records in stages.items()
+        if records[0]["test_accuracy"] is not None
+    }
+    return _curves("test-curve", accuracies, ylabel="test accuracy, %", yscale="linear") if accuracies else ""
+
+
 def _curves(figure_name: str, lines: Mapping[str, Sequence[float]], *, ylabel: str, yscale: str) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()

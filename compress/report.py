@@ -87,6 +87,9 @@ def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
         plots.append(
             Plot("Validation", validation, "Rows held out of the training data; the test rows are not looked at.")
         )
+    if curves := figures.test_curves(logs):
+        caption = "Noted after each epoch because the recipe asks for it (test_curve); nothing is chosen by it."
+        plots.append(Plot("Test accuracy by epoch", curves, caption))
     plots += [plot for name in _formats(run) if (plot := _confusion_plot(run, name))]
     return plots
 
