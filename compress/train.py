@@ -161,7 +161,7 @@ class Trainer:
         inputs, labels = self.train_rows.gather(index)
         if self.augment is not None:
             inputs = self.augment(inputs, self.augment_generator)
-        x = self.preprocess(inputs)  # (N, channels, H, W)
+        x = self.preprocess(inputs)  # (N, channels, H, W), or ids (N, length)
         if self.settings.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         self._set_rate(epoch)

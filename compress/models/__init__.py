@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from compress.models.bag_mlp import BagMLPSpec
 from compress.models.base import Classifier, ModelSpec, Output, Shapes, image_shape, parameter_count, shapes_of
 from compress.models.mlp import MLPSpec
 from compress.models.mnist_cnn import MnistCNNSpec
 from compress.models.small_cnn import SmallCNNSpec
 
 MODELS: dict[str, type[ModelSpec]] = {
+    "bag_mlp": BagMLPSpec,
     "mlp": MLPSpec,
     "mnist_cnn": MnistCNNSpec,
     "small_cnn": SmallCNNSpec,

@@ -286,18 +286,20 @@ TEACHER_MODEL = StageSpec.model_validate({"model": {"small_cnn": {"widths": (4, 
 
 def plan(objective: tuple[Any, ...]) -> StagePlan:
     stage = StageSpec.model_validate({"model": {"small_cnn": {"widths": (4, 8)}}, "objective": objective})
-    shapes = [shapes_of(model, input_shape=(1, 8, 8), outputs=6) for model in (stage.model, TEACHER_MODEL)]
+    shapes = [
+        shapes_of(model, signature=InputSignature((8, 8, 1)), outputs=6) for model in (stage.model, TEACHER_MODEL)
+    ]
     settings = {"epochs": 2, "batch_size": 8, "optimizer": {"adam": {"lr": 0.01}}}
     return StagePlan(
         name="student", key="key", seed=0, spec=stage, train=TrainSpec.model_validate(settings),
-        heads=Heads(3, 1, 2, *shapes), input_shape=(1, 8, 8), augment=(), teacher="teacher", init_from=None,
-        parameters=0, expect=None, resolved={},
+        heads=Heads(3, 1, 2, *shapes), signature=InputSignature((8, 8, 1)), augment=(), teacher="teacher",
+        init_from=None, parameters=0, expect=None, resolved={},
     )  # fmt: skip
 
 
 def a_teacher() -> Teacher:
     torch.manual_seed(1)
-    return frozen(TEACHER_MODEL.build(input_shape=(1, 8, 8), outputs=6), 2)
+    return frozen(TEACHER_MODEL.build(signature=InputSignature((8, 8, 1)), outputs=6), 2)
 
 
 def trainer(objective: tuple[Any, ...], folder: Path, checkpoint_every_s: float = 1e9) -> Trainer:

@@ -324,16 +324,17 @@ TEACHER_MODEL = model_spec((4, 6, 12))
 
 def a_teacher() -> Teacher:
     torch.manual_seed(1)
-    return frozen(TEACHER_MODEL.build(input_shape=(1, 8, 8), outputs=3), 1)
+    return frozen(TEACHER_MODEL.build(signature=InputSignature((8, 8, 1)), outputs=3), 1)
 
 
 def trainer(term: Any, folder: Path, checkpoint_every_s: float = 1e9, **train: Any) -> Trainer:
     spec = StageSpec.model_validate({"model": {"small_cnn": {"widths": (4, 8)}}, "objective": ("ce", term)})
-    shapes = [shapes_of(model, input_shape=(1, 8, 8), outputs=3) for model in (spec.model, TEACHER_MODEL)]
+    shapes = [shapes_of(model, signature=InputSignature((8, 8, 1)), outputs=3) for model in (spec.model, TEACHER_MODEL)]
     settings = TrainSpec.model_validate({"epochs": 2, "batch_size": 8, "optimizer": {"adam": {"lr": 0.01}}, **train})
     plan = StagePlan(
         name="student", key="key", seed=0, spec=spec, train=settings, heads=Heads(3, 1, 1, *shapes),
-        input_shape=(1, 8, 8), augment=(), teacher="teacher", init_from=None, parameters=0, expect=None, resolved={},
+        signature=InputSignature((8, 8, 1)), augment=(), teacher="teacher", init_from=None, parameters=0,
+        expect=None, resolved={},
     )  # fmt: skip
     return Trainer(
         plan, dataset(), a_teacher(), initial=None, device=torch.device("cpu"), folder=folder,
