@@ -74,7 +74,7 @@ def stage_plan(model: str, options: dict[str, object], batch: int, with_teacher:
         spec=spec,
         train=train,
         heads=Heads(CLASSES, SUBCLASSES, SUBCLASSES if with_teacher else None),
-        input_shape=(1, 28, 28),
+        signature=InputSignature((28, 28, 1)),
         augment=(),
         teachers=("teacher",) if with_teacher else (),
         init_from=None,
@@ -147,7 +147,9 @@ def measure(rounds: int) -> list[dict[str, object]]:
         dataset = random_dataset(rows)
         stage = stage_plan(model, options, batch, with_teacher=model != "mnist_cnn")
         teacher = (
-            frozen(MODELS["mlp"]().build(input_shape=(1, 28, 28), outputs=10), SUBCLASSES) if stage.teacher else None
+            frozen(MODELS["mlp"]().build(signature=InputSignature((28, 28, 1)), outputs=10), SUBCLASSES)
+            if stage.teacher
+            else None
         )
         sides: dict[str, Callable[..., float]] = {"trainer": run_trainer, "bare": run_bare}
         times: dict[str, list[float]] = {side: [] for side in sides}

@@ -1,4 +1,4 @@
-"""What the invented subclasses have found: their share, the hidden label they agree with, the images they like best."""
+"""What the invented subclasses have found: their share, the hidden label they agree with, the inputs they like best."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ import torch
 from PIL import Image
 
 IMAGES_PER_SUBCLASS = 10
+TEXTS_PER_SUBCLASS = 5
+TEXT_LENGTH = 160  # characters shown
 
 
 @dataclass(frozen=True)
 class Subclass:
-    """One invented subclass on a split. `share` is of all rows; `purity` is of its own rows."""
+    """One invented subclass on a split. `share` is of all rows; `purity` is of its own rows.
+
+    The inputs that activate it most, strongest first: `strip` (a PNG data address) of images, `texts` of texts.
+    """
 
     name: str
     class_name: str
     share: float
     hidden_name: str | None
     purity: float | None
-    strip: str
+    strip: str = ""
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,22 @@ class Gallery:
     counts: np.ndarray | None
     hidden_names: tuple[str, ...]
 
+    @property
+    def of_texts(self) -> bool:
+        return any(subclass.texts for subclass in self.subclasses)
+
 
 def build_gallery(
     stage: str,
     logits: np.ndarray,
-    images: np.ndarray,
+    images: np.ndarray | None,
     *,
+    texts: np.ndarray | None = None,
     class_names: Sequence[str],
     hidden: np.ndarray | None,
     hidden_names: Sequence[str] | None,
 ) -> Gallery:
-    """Describe each subclass from logits (N, C*S) on images (N, H, W, channels) and, where known, hidden labels."""
+    """Describe each subclass from logits (N, C*S) on images (N, H, W, channels) or texts (N,), and hidden labels."""
     width = logits.shape[1]
     per_class = width // len(class_names)
     probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
@@ -56,7 +67,7 @@ def build_gallery(
         counts = np.bincount(hidden * width + winner, minlength=len(names) * width).reshape(len(names), width)
     subclasses = []
     for index in range(width):
-        favourites = np.argsort(-probabilities[:, index], kind="stable")[:IMAGES_PER_SUBCLASS]
+        favourites = np.argsort(-probabilities[:, index], kind="stable")
         rows = int((winner == index).sum())
         agrees = None if counts is None or rows == 0 else int(counts[:, index].argmax())
         subclasses.append(
@@ -66,10 +77,16 @@ def build_gallery(
                 share=rows / len(logits),
                 hidden_name=None if agrees is None else names[agrees],
                 purity=None if agrees is None or counts is None else float(counts[agrees, index] / rows),
-                strip=_strip(images[favourites]) if rows else "",
+                strip=_strip(images[favourites[:IMAGES_PER_SUBCLASS]]) if rows and images is not None else "",
+                texts=_shortened(texts[favourites[:TEXTS_PER_SUBCLASS]]) if rows and texts is not None else (),
             )
         )
     return Gallery(stage, tuple(subclasses), counts, names)
+
+
+def _shortened(texts: np.ndarray) -> tuple[str, ...]:
+    lines = [" ".join(str(text).split()) for text in texts]
+    return tuple(line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…" for line in lines)
 
 
 def _strip(images: np.ndarray) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 from compress.datasets import DataSpec, Declaration, describe, fingerprint
 from compress.datasets.augment import Augmentation
 from compress.kinds import as_recipe_value
-from compress.models import Classifier, image_shape, parameter_count
+from compress.models import Classifier, parameter_count
 from compress.objectives import Heads
 from compress.recipe import ExpectSpec, Recipe, StageSpec, TrainSpec
 from compress.recipe_checks import heads_of, require_fitting_models
 from compress.variants import Variant
+from export.graph import InputSignature
 from runtime.files import sha256_of_bytes
 
 # Part of every key: raised when the same recipe would no longer give the same weights.
@@ -32,7 +33,7 @@ class StagePlan:
     spec: StageSpec
     train: TrainSpec
     heads: Heads
-    input_shape: tuple[int, int, int]
+    signature: InputSignature
     augment: tuple[Augmentation, ...]
     teachers: tuple[str, ...]
     init_from: str | None
@@ -50,7 +51,7 @@ class StagePlan:
         return (*self.teachers, *([self.init_from] if self.init_from else []))
 
     def build_model(self) -> Classifier:
-        return self.spec.model.build(input_shape=self.input_shape, outputs=self.outputs)
+        return self.spec.model.build(signature=self.signature, outputs=self.outputs)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,6 @@ def _plan_stage(
     spec, train = recipe.stages[name], recipe.train_spec(name)
     heads = heads_of(recipe, name, declaration)
     assert declaration.signature is not None  # describe() fills it
-    shape = image_shape(declaration.signature)
     parents = {
         "teachers": [earlier[teacher].key for teacher in spec.teachers],
         "init_from": earlier[spec.init_from].key if spec.init_from else None,
@@ -123,11 +123,13 @@ def _plan_stage(
         spec=spec,
         train=train,
         heads=heads,
-        input_shape=shape,
+        signature=declaration.signature,
         augment=recipe.data.augment,
         teachers=spec.teachers,
         init_from=spec.init_from,
-        parameters=parameter_count(spec.model, input_shape=shape, outputs=heads.classes * heads.subclasses),
+        parameters=parameter_count(
+            spec.model, signature=declaration.signature, outputs=heads.classes * heads.subclasses
+        ),
         expect=recipe.expectations().get(name),
         resolved=resolved,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from compress.datasets import Declaration, declare
-from compress.models import Shapes, image_shape, shapes_of
+from compress.models import Shapes, shapes_of
 from compress.objectives import Heads
 from compress.recipe import Recipe, StageSpec
 from compress.recipe_report import did_you_mean, dotted
@@ -20,14 +21,14 @@ def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
     for name, stage in recipe.stages.items():
         found += _reference_problems(recipe, name, stage)
         found += _model_problems(recipe, name, declaration)
-        found += _training_problems(recipe, name)
+        found += _training_problems(recipe, name, declaration)
     # What all stages have of the recipe's own `train:` is wrong once.
     found = list(dict.fromkeys(found))
     return tuple(Problem(path, document.line_of(path), message, remedy) for path, message, remedy in found)
 
 
 def require_fitting_models(recipe: Recipe, declaration: Declaration) -> None:
-    """Check what only the data could tell: whether models and heads fit its images and classes.
+    """Check what only the data could tell: whether models and heads fit its inputs and classes.
 
     Raises RecipeError naming every stage that does not fit.
     """
@@ -40,7 +41,7 @@ def require_fitting_models(recipe: Recipe, declaration: Declaration) -> None:
 def heads_of(recipe: Recipe, stage: str, declaration: Declaration) -> Heads:
     """Return what stands on both sides of a stage's objective; shapes where the declaration is complete.
 
-    Raises ValueError when the images are too small for a model.
+    Raises ValueError when the images are too small for a model, or it takes another kind of input.
     """
     spec = recipe.stages[stage]
     teachers = [recipe.stages[name] for name in spec.teachers if name in recipe.stages]
@@ -57,8 +58,7 @@ def heads_of(recipe: Recipe, stage: str, declaration: Declaration) -> Heads:
 def _shapes(stage: StageSpec, declaration: Declaration) -> Shapes | None:
     if declaration.signature is None or declaration.classes is None:
         return None
-    input_shape = image_shape(declaration.signature)
-    return shapes_of(stage.model, input_shape=input_shape, outputs=declaration.classes * stage.subclasses)
+    return shapes_of(stage.model, signature=declaration.signature, outputs=declaration.classes * stage.subclasses)
 
 
 Found = tuple[Path, str, str]
@@ -135,7 +135,8 @@ def _ensemble_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[
 def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     stage = recipe.stages[name]
     try:
-        _shapes(stage, declaration)
+        # Whether a model takes the input does not hang on the number of classes, which only the files may tell.
+        _shapes(stage, replace(declaration, classes=declaration.classes or 2))
     except ValueError as error:
         yield ("stages", name, "model"), str(error), ""
         return
@@ -156,7 +157,7 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
         )
 
 
-def _training_problems(recipe: Recipe, name: str) -> Iterator[Found]:
+def _training_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     train = recipe.train_spec(name)
     written = recipe.stages[name].train.model_fields_set
 
@@ -171,6 +172,8 @@ def _training_problems(recipe: Recipe, name: str) -> Iterator[Found]:
         )
     if train.stop_after is not None and train.stop_after > train.epochs:
         yield at("stop_after"), f"stop_after is {train.stop_after} of {train.epochs} epochs", "Make it smaller."
+    if train.channels_last and declaration.signature and declaration.signature.ids is not None:
+        yield at("channels_last"), "channels_last is for images, and the data is text", "Leave it out."
     if train.warmup_epochs >= train.epochs:
         yield (
             at("warmup_epochs"),

@@ -125,11 +125,17 @@ def _galleries(run: VariantRun) -> list[Gallery]:
     deployed = run.plan.stage(run.plan.recipe.exported_stage)
     names = [name for name in (deployed.name, *deployed.teachers) if run.plan.stage(name).heads.subclasses > 1]
     test = run.dataset.test
+    images = None if run.dataset.signature.ids is not None else test.inputs
+    if images is not None and run.dataset.signature.layout == "NCHW":
+        images = images.transpose(0, 2, 3, 1)
+    if images is None and test.texts is None:
+        return []  # ids show nothing
     return [
         build_gallery(
             name,
             predict(run.model(name), run.preprocess, run.test_rows).cpu().numpy(),
-            test.inputs if run.dataset.signature.layout == "NHWC" else test.inputs.transpose(0, 2, 3, 1),
+            images,
+            texts=test.texts,
             class_names=run.dataset.class_names,
             hidden=test.hidden,
             hidden_names=run.dataset.hidden_names,

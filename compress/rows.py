@@ -16,7 +16,7 @@ DEVICE_SHARE = 0.4
 
 
 class Rows:
-    """A split as tensors: inputs uint8 (N, H, W, channels), labels and, where there is a view, hidden int64 (N,).
+    """A split as tensors: inputs as in `Split`, labels and, where there is a view, hidden int64 (N,).
 
     Inputs live on the device where they fit, so that a batch is one gather; otherwise they stay in host memory and
     each batch is copied over.

@@ -67,7 +67,7 @@ class Narrator:
 
 
 def progress_line(event: Progress) -> str:
-    """Return the stage's line: epoch, loss terms, validation accuracy, images per second, time left."""
+    """Return the stage's line: epoch, loss terms, validation accuracy, rows per second, time left."""
     losses = "  ".join(
         f"{name} {value:.4f}" for name, value in event.losses.items() if name != "total" or len(event.losses) > 2
     )
@@ -77,7 +77,7 @@ def progress_line(event: Progress) -> str:
     width = len(str(event.epochs))
     return (
         f"{event.stage}  epoch {event.epoch:>{width}}/{event.epochs}  {losses}{accuracy}"
-        f"  {event.images_per_s:,.0f} images/s{left}"
+        f"  {event.images_per_s:,.0f} rows/s{left}"
     )
 
 

@@ -168,7 +168,7 @@ class Trainer:
         if self.augment is not None:
             choice = self.augment.draw(len(index), self.augment_generator)
             inputs = self.augment.apply(inputs, choice)
-        x = self.preprocess(inputs)  # (N, channels, H, W)
+        x = self.preprocess(inputs)  # (N, channels, H, W), or ids (N, length)
         if self.settings.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         self._set_rate(epoch)

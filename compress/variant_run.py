@@ -106,6 +106,7 @@ class VariantRun(Stages):
             subclasses=stage.heads.subclasses,
             class_names=dataset.class_names,
             signature=dataset.signature,
+            text=dataset.featuriser,
             onnx=onnx_from_graph(graph, dataset.signature, metadata=metadata),
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],

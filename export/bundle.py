@@ -18,6 +18,7 @@ from runtime.bundle import MANIFEST, open_bundle, write_checksums
 from runtime.errors import BundleError, ExportError
 from runtime.files import folder_atomically, json_text, write_atomically
 from runtime.manifest import FORMAT_VERSION
+from runtime.text import HashedNgrams
 
 MODEL = "model.onnx"
 SAMPLES = "samples.npz"
@@ -36,6 +37,7 @@ def write_bundle(
     subclasses: int,
     class_names: Sequence[str],
     signature: InputSignature,
+    text: HashedNgrams | None = None,
     onnx: bytes,
     inputs: np.ndarray,
     labels: np.ndarray,
@@ -48,10 +50,12 @@ def write_bundle(
 
     onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
-    batch_sizes: the profile that the formats are verified at.
+    batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
+    ids; it travels along, so that the device makes the same ones.
     Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
     """
     _check_names_and_metrics(class_names, metrics)
+    _check_text(signature, text)
     model = _parsed_model(onnx, signature)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -68,6 +72,7 @@ def write_bundle(
         "samples": SAMPLES,
         "labels": LABELS,
         "metrics": dict(metrics),
+        **({"text": text.to_json()} if text else {}),
     }
     samples = {
         "inputs": inputs,
@@ -154,6 +159,13 @@ def _check_names_and_metrics(class_names: Sequence[str], metrics: Mapping[str, f
     for key, value in metrics.items():
         if not math.isfinite(value):
             raise ExportError(f"metric {key} is {value}; expected a finite number")
+
+
+def _check_text(signature: InputSignature, text: HashedNgrams | None) -> None:
+    made = (text.length, text.buckets) if text else None
+    taken = (signature.shape[0], signature.ids) if signature.ids is not None else None
+    if made != taken:
+        raise ExportError(f"the input is {signature}; the featuriser of texts is {text}: expected the one that fits it")
 
 
 def _require_readable(beside: Path, folder: Path) -> None:

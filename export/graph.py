@@ -12,31 +12,47 @@ from export.fold import fold_logits
 from runtime.errors import ExportError
 
 INPUT_NAME = "input"
-LAYOUTS = ("NHWC", "NCHW")
+IMAGE_LAYOUTS = ("NHWC", "NCHW")
+ID_LAYOUT = "NL"
 
 
 @dataclass(frozen=True)
 class InputSignature:
     """The raw input of a deployed classifier, without its batch axis.
 
-    shape: (H, W, channels) for layout NHWC, (channels, H, W) for NCHW.
-    dtype: `uint8`, pixels as they come from a decoder.
+    Images: dtype `uint8`, pixels as they come from a decoder; shape (H, W, channels) for layout NHWC, (channels, H, W)
+    for NCHW. Text: dtype `int32`, ids 0 to `ids` - 1 of which 0 is padding; shape (length,), layout NL.
     """
 
     shape: tuple[int, ...]
     dtype: str = "uint8"
     layout: str = "NHWC"
+    ids: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
-        if self.layout not in LAYOUTS:
-            raise ExportError(f"input layout is '{self.layout}'; expected one of {', '.join(LAYOUTS)}")
-        if self.dtype != "uint8":
-            raise ExportError(f"input dtype is '{self.dtype}'; expected uint8")
-        if len(self.shape) != 3 or any(size < 1 for size in self.shape):
-            raise ExportError(
-                f"input shape is {self.shape}; expected three positive sizes in the order {self.layout[1:]}"
-            )
+        if self.dtype not in ("uint8", "int32"):
+            raise ExportError(f"input dtype is '{self.dtype}'; expected uint8 for images or int32 for ids")
+        if (self.dtype == "int32") != (self.ids is not None):
+            raise ExportError(f"input dtype is {self.dtype} and ids is {self.ids}; expected int32 with a number of ids")
+        layouts = IMAGE_LAYOUTS if self.ids is None else (ID_LAYOUT,)
+        if self.layout not in layouts:
+            raise ExportError(f"input layout is '{self.layout}'; expected one of {', '.join(layouts)}")
+        if len(self.shape) != len(self.layout) - 1 or any(size < 1 for size in self.shape):
+            sizes = "three positive sizes" if self.ids is None else "one positive size"
+            raise ExportError(f"input shape is {self.shape}; expected {sizes} in the order {self.layout[1:]}")
+        if self.ids is not None and self.ids < 2:
+            raise ExportError(f"the input has {self.ids} distinct ids; expected padding and at least one more")
+
+    @classmethod
+    def of_ids(cls, length: int, ids: int) -> InputSignature:
+        """Return the signature of rows of `length` ids."""
+        return cls(shape=(length,), dtype="int32", layout=ID_LAYOUT, ids=ids)
+
+    def __str__(self) -> str:
+        if self.ids is not None:
+            return f"text, {self.shape[0]} ids a row"
+        return f"images of {self.height}×{self.width}×{self.channels}"
 
     @property
     def channels(self) -> int:
@@ -76,21 +92,27 @@ class Normalization:
 class Preprocess(nn.Module):
     """Raw images → normalised float32 (N, channels, H, W); in the graph, so no device does it differently.
 
-    images: uint8 (N, H, W, channels) or (N, channels, H, W), as `signature` says. Raises ExportError where
-    the normalization has another number of channels than the images.
+    images: uint8 (N, H, W, channels) or (N, channels, H, W), as `signature` says. Ids (N, length) are passed on as they
+    are, and have no normalization. Raises ExportError where the normalization does not fit the input.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, signature: InputSignature, normalization: Normalization) -> None:
+    def __init__(self, signature: InputSignature, normalization: Normalization | None) -> None:
         super().__init__()
+        self.signature = signature
+        if signature.ids is not None:
+            if normalization is not None:
+                raise ExportError("ids have no normalization; expected None")
+            return
+        if normalization is None:
+            raise ExportError(f"no normalization; expected one for {signature.channels} channels")
         if len(normalization.mean) != signature.channels:
             raise ExportError(
                 f"normalization is for {len(normalization.mean)} channels, images have {signature.channels} "
                 f"({signature.layout}, {signature.shape})"
             )
-        self.signature = signature
         self.shifts = any(normalization.mean)
         std = torch.tensor(normalization.std, dtype=torch.float64).reshape(1, -1, 1, 1)
         mean = torch.tensor(normalization.mean, dtype=torch.float64).reshape(1, -1, 1, 1)
@@ -99,6 +121,8 @@ class Preprocess(nn.Module):
         self.register_buffer("shift", (-mean / std).float())  # (1, channels, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.signature.ids is not None:
+            return images
         x = images.to(self.scale.dtype)  # before the permutation: TensorRT does not transpose uint8
         if self.signature.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)  # (N, channels, H, W)
@@ -107,7 +131,7 @@ class Preprocess(nn.Module):
 
 
 class DeployableGraph(nn.Module):
-    """Raw images in, class logits out: preprocessing, student and fold as one module.
+    """Raw images or ids in, class logits out: preprocessing, student and fold as one module.
 
     student: takes what `preprocess` gives; returns logits (N, C*S), class-major, or an object with `.logits`.
     forward returns float32 logits (N, C); with `subclass_probabilities` also the softmax over all C*S logits.

@@ -33,8 +33,8 @@ _MEMBERS_TO_CLEAR = ("doc_string", "metadata_props")
 def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metadata: Mapping[str, str]) -> bytes:
     """Return `graph` as a serialised, fully checked ONNX model.
 
-    Input `input`: uint8 (batch, *signature.shape). Outputs: `logits` float32 (batch, C) and, where the graph
-    has it, `subclass_probabilities` float32 (batch, C*S). `metadata` becomes the model's metadata_props,
+    Input `input`: (batch, *signature.shape), of the signature's dtype. Outputs: `logits` float32 (batch, C) and, where
+    the graph has it, `subclass_probabilities` float32 (batch, C*S). `metadata` becomes the model's metadata_props,
     sorted by key. The graph is exported in evaluation mode and its modes are put back. Raises ExportError
     with the cause in one line.
     """

@@ -17,7 +17,6 @@ import numpy as np
 from export.parity import Comparison, Gate, compare, gate_of, worst
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError, ExportError, GateError
-from runtime.manifest import TensorSpec
 from runtime.runners import open_runner
 
 WANTED_ROWS = 256  # fewer show little about a one-percent gate
@@ -28,7 +27,7 @@ class ParityReport:
     """One format against its reference at every batch size of the profile.
 
     comparison: the worst over the batch sizes, number by number.
-    extremes_finite: whether inputs all of one value (0, 255) gave finite outputs, by that value.
+    extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value.
     notes: what limits the result, missed gates apart.
     """
 
@@ -100,7 +99,7 @@ def verify_format(
             compared[size] = compare(reference_logits, logits, labels, gate)
         finite = {
             int(extreme.flat[0]): _finite(runner.infer_outputs(extreme))
-            for extreme in _extreme_inputs(bundle.input, max(batch_sizes))
+            for extreme in _extreme_inputs(bundle, max(batch_sizes))
         }
     return ParityReport(
         format=format,
@@ -169,9 +168,14 @@ def _finite(outputs: Mapping[str, np.ndarray]) -> bool:
     return all(bool(np.isfinite(output).all()) for output in outputs.values())
 
 
-def _extreme_inputs(spec: TensorSpec, batch_size: int) -> list[np.ndarray]:
-    """Batches that are all zero and, for integers that are intensities (uint8), all 255."""
-    values = (0, 255) if spec.dtype == "uint8" else (0,)
+def _extreme_inputs(bundle: Bundle, batch_size: int) -> list[np.ndarray]:
+    """Batches that are all zero and, for intensities (uint8) and ids of text, all at the top of their range."""
+    spec = bundle.input
+    values = [0]
+    if bundle.text is not None:
+        values.append(bundle.text.buckets - 1)
+    elif spec.dtype == "uint8":
+        values.append(255)
     return [np.full((batch_size, *spec.shape), value, dtype=spec.dtype) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""`python -m runtime`: measures and inspects a bundle on the device itself.
+"""`python -m runtime`: measures, inspects and runs a bundle on the device itself.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 the work failed, 2 what was given
 cannot be used, 130 interrupted.
@@ -109,6 +109,25 @@ def inspect(options: argparse.Namespace) -> None:
     _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum), options)
 
 
+def classify(options: argparse.Namespace) -> None:
+    from runtime import display
+    from runtime.bundle import open_bundle
+    from runtime.classify import classify, document_of, featuriser_of
+    from runtime.runners import open_runner
+
+    bundle = open_bundle(options.bundle)
+    featuriser_of(bundle)  # or it is refused before texts are waited for
+    texts = [text for given in options.texts for text in (_lines_of_stdin() if given == "-" else [given])]
+    with open_runner(bundle, options.format, options.threads) as runner:
+        classified = classify(runner, texts)
+    _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
+
+
+def _lines_of_stdin() -> list[str]:
+    """Return one text a line, an empty line too, so that the answers stand in the order of the lines."""
+    return [line.rstrip("\r\n") for line in sys.stdin]
+
+
 def _finish(document: dict[str, Any], text: Callable[[], str], options: argparse.Namespace) -> None:
     """Print the result first, so that a full disk cannot lose it, then write it where that was asked."""
     from runtime.files import json_text, write_json
@@ -147,14 +166,15 @@ def _failed(message: str, exit_code: int, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime",
-        description="Measure and inspect an edgefold bundle on this device.",
+        description="Measure, inspect and run an edgefold bundle on this device.",
         epilog="example:\n  python -m runtime bench bundle --threads 4 --output bench.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect}", required=True)
+    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect,classify}", required=True)
     _add_bench(verbs)
     _add_accuracy(verbs)
     _add_inspect(verbs)
+    _add_classify(verbs)
     return parser
 
 
@@ -204,6 +224,19 @@ def _add_inspect(verbs: Any) -> None:
     _add_output_options(verb, None)
 
 
+def _add_classify(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        classify,
+        "Classify texts: the class of each and its probability.",
+        'python -m runtime classify bundle "a moving film" "not for me"\n'
+        "  python -m runtime classify bundle --json - < lines.txt",
+    )
+    verb.add_argument("texts", nargs="+", metavar="TEXT", help="a text, or - for one on each line of stdin")
+    _add_format_and_threads(verb)
+    _add_output_options(verb, None)
+
+
 def _add_verb(
     verbs: Any, function: Callable[[argparse.Namespace], None], sentence: str, example: str
 ) -> argparse.ArgumentParser:
@@ -219,7 +252,7 @@ def _add_verb(
     return verb
 
 
-def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
+def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--format", default="onnx", help="form of the model to run (default: %(default)s)")
     verb.add_argument(
         "--threads",
@@ -228,6 +261,10 @@ def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
         metavar="N",
         help="threads of the engine (default: %(default)s)",
     )
+
+
+def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
+    _add_format_and_threads(verb)
     verb.add_argument(
         "--batch", type=_positive, default=batch, metavar="N", help="rows per call (default: %(default)s)"
     )

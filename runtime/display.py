@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from runtime.accuracy import AccuracyResult
     from runtime.bench import BenchResult
     from runtime.bundle import Bundle
+    from runtime.classify import Classified
     from runtime.onnx_file import OnnxHeader
 
 _WORST_CLASSES = 10
@@ -72,6 +73,14 @@ def accuracy_text(result: AccuracyResult) -> str:
     return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
 
 
+def classified_text(classified: Sequence[Classified]) -> str:
+    width = max((len(each.class_name) for each in classified), default=0)
+    return "\n".join(
+        f"{each.class_name:<{width}}  {_percent(each.probability):>8}  {_clipped(each.text)}".rstrip()
+        for each in classified
+    )
+
+
 def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str) -> str:
     output = ", ".join(_tensor(each.name, each.dtype, each.shape) for each in bundle.outputs)
     subclasses = f" with {bundle.subclasses} subclasses each" if bundle.subclasses > 1 else ""
@@ -81,6 +90,7 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
         "recipe key": bundle.recipe_key or "none",
         "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
         "input": _tensor(bundle.input.name, bundle.input.dtype, bundle.input.shape) + f" {bundle.input.layout}",
+        **({"text": str(bundle.text)} if bundle.text else {}),
         "output": output,
         "verified batches": ", ".join(map(str, bundle.batch_sizes)),
         **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from runtime.errors import BundleError
+from runtime.errors import BundleError, UsageError
+from runtime.text import HashedNgrams
 
 FORMAT_VERSION = 1
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
@@ -40,6 +41,8 @@ class FormatFile:
 
 @dataclass(frozen=True)
 class Manifest:
+    """`text` makes the input of a text; None where the model takes images."""
+
     name: str
     stage: str
     recipe_key: str
@@ -53,6 +56,7 @@ class Manifest:
     samples_file: str
     labels_file: str
     metrics: Mapping[str, float]
+    text: HashedNgrams | None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -87,6 +91,7 @@ def manifest_from_json(text: str, origin: str) -> Manifest:
         samples_file=fields.text("samples"),
         labels_file=fields.text("labels"),
         metrics={key: each.as_number() for key, each in fields.entries("metrics")},
+        text=_featuriser(fields.child("text")) if fields.has("text") else None,
     )
     _check(manifest, origin)
     return manifest
@@ -114,6 +119,13 @@ def _format_file(fields: _Fields) -> FormatFile:
     )
 
 
+def _featuriser(fields: _Fields) -> HashedNgrams:
+    try:
+        return HashedNgrams.from_json(fields.value)
+    except UsageError as error:
+        raise BundleError(f"{fields.origin}: {fields.path}: {error.message}", error.remedy) from None
+
+
 def _check(manifest: Manifest, origin: str) -> None:
     """Check what no single key can show."""
     if len(manifest.class_names) != manifest.classes:
@@ -122,6 +134,12 @@ def _check(manifest: Manifest, origin: str) -> None:
     if logits is None or logits.shape != (manifest.classes,):
         came = "no output" if logits is None else f"{logits.name!r} of shape {list(logits.shape)}"
         raise BundleError(f"{origin}: the first output is {came}, expected class logits of shape [{manifest.classes}]")
+    takes = (manifest.input.dtype, manifest.input.shape)
+    if manifest.text is not None and takes != ("int32", (manifest.text.length,)):
+        raise BundleError(
+            f"{origin}: the input is {takes[0]} of shape {list(takes[1])}, expected int32 of shape "
+            f"[{manifest.text.length}] as text.length says"
+        )
     for key in ("batch_sizes", "formats"):
         if not getattr(manifest, key):
             raise BundleError(f"{origin}: {key} is empty, expected at least one entry")

@@ -99,6 +99,13 @@ def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:
     ids, counts = np.unique(rows.row_ids, return_counts=True)
     if (counts > 1).any():
         raise DataError(f"{origin}: row ids that occur more than once: {named(ids[counts > 1])}")
+    if bundle.text is not None:
+        wrong = ((rows.inputs < 0) | (rows.inputs >= bundle.text.buckets)).any(axis=1)
+        if wrong.any():
+            raise DataError(
+                f"{origin}: ids outside 0 to {bundle.text.buckets - 1} at row ids {named(rows.row_ids[wrong])}",
+                remedy="Make the ids with the bundle's own featuriser: open_bundle(path).text.encode(texts).",
+            )
     if rows.logits is not None:
         _check_array(f"{origin}: logits", rows.logits, "float32", (count, bundle.classes))
         wrong = ~np.isfinite(rows.logits).all(axis=1)

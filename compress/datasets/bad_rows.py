@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.datasets.base import Int64Array, Split, UInt8Array
+from compress.datasets.base import Int32Array, Int64Array, Split, Texts, UInt8Array
 from runtime.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -21,13 +21,14 @@ SHOWN = 20
 class StoredRows:
     """A split as stored, bad rows included.
 
-    inputs: uint8 (N, H, W, channels); labels: int64 (N,); both arbitrary at the bad rows.
-    bad: what is wrong with each bad row, by row id.
+    inputs: as in `Split`; labels: int64 (N,); both arbitrary at the bad rows.
+    bad: what is wrong with each bad row, by row id. texts: (N,) strings, None for images.
     """
 
-    inputs: UInt8Array
+    inputs: UInt8Array | Int32Array
     labels: Int64Array
     bad: Mapping[int, str]
+    texts: Texts | None = None
 
 
 def usable_rows(source: str, splits: Mapping[str, StoredRows], allowed: int) -> dict[str, Split]:
@@ -50,7 +51,7 @@ def usable_rows(source: str, splits: Mapping[str, StoredRows], allowed: int) -> 
 
 def _without_bad(where: str, rows: StoredRows) -> Split:
     row_ids = np.arange(len(rows.labels), dtype=np.int64)
-    split = Split(rows.inputs, rows.labels, None, row_ids)
+    split = Split(rows.inputs, rows.labels, None, row_ids, rows.texts)
     if rows.bad:
         split = split.take(np.flatnonzero(~np.isin(row_ids, list(rows.bad))))
     if not len(split):

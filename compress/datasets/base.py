@@ -11,25 +11,30 @@ import numpy as np
 import numpy.typing as npt
 
 from export.graph import InputSignature, Normalization
+from runtime.text import HashedNgrams
 
 UInt8Array = npt.NDArray[np.uint8]
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+Texts = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams.
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
+    texts: (N,) strings as stored, None for images.
     """
 
-    inputs: UInt8Array
+    inputs: UInt8Array | Int32Array
     labels: Int64Array
     hidden: Int64Array | None
     row_ids: Int64Array
+    texts: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,11 +46,12 @@ class Split:
             labels=self.labels[positions],
             hidden=None if self.hidden is None else self.hidden[positions],
             row_ids=self.row_ids[positions],
+            texts=None if self.texts is None else self.texts[positions],
         )
 
     def in_memory(self) -> Split:
         """Return the split with writable inputs: torch.from_numpy warns of a read-only memory map."""
-        return self if self.inputs.flags.writeable else replace(self, inputs=np.array(self.inputs))
+        return self if self.inputs.flags.writeable else replace(self, inputs=self.inputs.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +60,19 @@ class Dataset:
 
     hidden_names: names of the stored classes that `Split.hidden` counts, None where there is no view.
     fingerprint: sha256 hex of the source's content, the same wherever the files lie.
+    featuriser: makes the ids of a text; then there is no normalization. None for images.
     """
 
     name: str
     class_names: tuple[str, ...]
     hidden_names: tuple[str, ...] | None
     signature: InputSignature
-    normalization: Normalization
+    normalization: Normalization | None
     fingerprint: str
     train: Split
     validation: Split
     test: Split
+    featuriser: HashedNgrams | None = None
 
     @property
     def classes(self) -> int:
@@ -90,21 +98,29 @@ class Stored:
     """What a source reads: its splits as stored, with usable rows only and the original labels.
 
     splits: "train" and "test" always, "validation" where the source has one; `hidden` is None in all of them.
-    normalization: the published channel statistics, or scaling to [0, 1] where there are none.
+    normalization: the published channel statistics, or scaling to [0, 1] where there are none; None for text.
+    featuriser: what made the ids of the texts, None for images.
     """
 
     name: str
     class_names: tuple[str, ...]
-    normalization: Normalization
+    normalization: Normalization | None
     fingerprint: str
     splits: Mapping[str, Split]
+    featuriser: HashedNgrams | None = None
+
+    @property
+    def signature(self) -> InputSignature:
+        if self.featuriser is not None:
+            return signature_of_text(self.featuriser)
+        return InputSignature(shape=self.splits["train"].inputs.shape[1:])
 
 
 class Source(Protocol):
     """One kind of data: a `compress.kinds.Spec` with the ways to open what it names.
 
     declare: what is known without files. inspect: the same with what a glance at the files adds; classes,
-    signature, normalization and rows are then known. fingerprint: sha256 hex of the content, without
+    signature, normalization (of images) and rows are then known. fingerprint: sha256 hex of the content, without
     decoding; the same wherever the files lie. read: everything.
 
     `root` is the folder that --data-root, the recipe or EDGEFOLD_DATA names, or None. Missing, truncated or
@@ -126,3 +142,8 @@ class Source(Protocol):
 def unit_normalization(channels: int, *, scale: float = 1 / 255) -> Normalization:
     """Return the normalization that only scales to [0, 1]."""
     return Normalization(scale=scale, mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
+def signature_of_text(featuriser: HashedNgrams) -> InputSignature:
+    """Return the signature of the rows that `featuriser` makes."""
+    return InputSignature.of_ids(featuriser.length, featuriser.buckets)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from compress.datasets.base import Declaration, Stored
 from compress.datasets.decode import Shape
+from compress.datasets.labelled_parquet import LabelledParquet
 from compress.datasets.parquet_files import embedded_class_names
 from compress.datasets.parquet_folder import ParquetFolder
 from compress.datasets.root import missing
@@ -30,12 +31,63 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 class NamedSet(Spec):
-    """A data set whose classes, shape and statistics are known before its files are opened."""
+    """A data set whose classes and rows are known before its files are opened."""
 
     class_names: ClassVar[tuple[str, ...]]
+    rows: ClassVar[dict[str, int]]
+    own: ClassVar[str] = "parquet"  # the source for such data of one's own
+
+    def folder(self, root: Path | None) -> LabelledParquet:
+        """Return the set's folder under the data root. Raises DataError where no root is named."""
+        raise NotImplementedError(f"{type(self).__name__} must define folder")
+
+    def input_in_words(self) -> str:
+        """Return the name of the input column and what it holds, for the message when files are missing."""
+        raise NotImplementedError(f"{type(self).__name__} must define input_in_words")
+
+    def fingerprint(self, root: Path | None) -> str:
+        return self.folder(root).fingerprint()
+
+    def where(self, root: Path | None) -> Path:
+        """Return the folder's path. Raises DataError where no root is named."""
+        where = (root or Path("DIR")) / self.kind
+        if root is None:
+            raise missing(self.kind, where, "no data root is named", self.layout(where), named_by_root=True)
+        return where
+
+    def layout(self, folder: Path) -> str:
+        files = [f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows" for split, count in self.rows.items()]
+        columns = (
+            f"Columns: {self.input_in_words()} and 'label' (whole number, 0 to {len(self.class_names) - 1}).\n"
+            f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
+        )
+        return "\n".join([*files, columns])
+
+    def check(self, folder: LabelledParquet) -> None:
+        """Raise DataError for files of another set; warn of another number of rows."""
+        for split, shards in folder.shards.items():
+            embedded = embedded_class_names(shards.schema, folder.label_column)
+            if embedded is not None and embedded != self.class_names:
+                raise DataError(
+                    f"{shards.paths[0]} is not {self.kind}: its classes are {_first(embedded)}, "
+                    f"expected {_first(self.class_names)}",
+                    remedy=f"For data of your own use `source: {{{self.own}: {{path: ...}}}}`.",
+                )
+            if (expected := self.rows.get(split)) is not None and shards.rows != expected:
+                log.warning(
+                    "%s: split %s has %d rows, the published set %d",
+                    folder.folder,
+                    split,
+                    shards.rows,
+                    expected,
+                )
+
+
+class NamedImages(NamedSet):
+    """A set of images of one known shape, with published channel statistics."""
+
     shape: ClassVar[Shape]
     normalization: ClassVar[Normalization]
-    rows: ClassVar[dict[str, int]]
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -47,29 +99,11 @@ class NamedSet(Spec):
         )
 
     def inspect(self, root: Path | None) -> Declaration:
-        return replace(self._folder(root).inspect(), normalization=self.normalization)
-
-    def fingerprint(self, root: Path | None) -> str:
-        return self._folder(root).fingerprint()
+        return replace(self.folder(root).inspect(), normalization=self.normalization)
 
     def read(self, root: Path | None, *, cache: Path | None, allowed_bad_rows: int) -> Stored:
-        folder = self._folder(root)
-        for split, shards in folder.shards.items():
-            embedded = embedded_class_names(shards.schema, folder.label_column)
-            if embedded is not None and embedded != self.class_names:
-                raise DataError(
-                    f"{shards.paths[0]} is not {self.kind}: its classes are {', '.join(embedded[:5])}, ..., "
-                    f"expected {', '.join(self.class_names[:5])}, ...",
-                    remedy="For data of your own use `source: {parquet: {path: ...}}`.",
-                )
-            if (expected := self.rows.get(split)) is not None and shards.rows != expected:
-                log.warning(
-                    "%s: split %s has %d rows, the published set %d",
-                    folder.folder,
-                    split,
-                    shards.rows,
-                    expected,
-                )
+        folder = self.folder(root)
+        self.check(folder)
         return Stored(
             name=self.kind,
             class_names=self.class_names,
@@ -78,32 +112,28 @@ class NamedSet(Spec):
             splits=folder.read(cache, allowed_bad_rows),
         )
 
-    def _folder(self, root: Path | None) -> ParquetFolder:
-        where = (root or Path("DIR")) / self.kind
-        if root is None:
-            raise missing(self.kind, where, "no data root is named", self._layout(where), named_by_root=True)
+    def folder(self, root: Path | None) -> ParquetFolder:
+        where = self.where(root)
         return ParquetFolder(
             title=self.kind,
             folder=where,
             class_names=self.class_names,
             shape=self.shape,
             required=tuple(self.rows),
-            layout=self._layout(where),
+            layout=self.layout(where),
         )
 
-    def _layout(self, folder: Path) -> str:
-        files = [f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows" for split, count in self.rows.items()]
+    def input_in_words(self) -> str:
         height, width, channels = self.shape
         form = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
-        columns = (
-            f"Columns: 'image' (struct with the field bytes, or binary: PNG, JPEG or WebP of {form}) "
-            f"and 'label' (whole number, 0 to {len(self.class_names) - 1}).\n"
-            f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
-        )
-        return "\n".join([*files, columns])
+        return f"'image' (struct with the field bytes, or binary: PNG, JPEG or WebP of {form})"
 
 
-class Mnist(NamedSet):
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+class Mnist(NamedImages):
     """Handwritten digits, 28×28 grey, 60,000 train and 10,000 test rows (LeCun et al. 1998)."""
 
     kind = "mnist"
@@ -113,7 +143,7 @@ class Mnist(NamedSet):
     rows: ClassVar = {"train": 60_000, "test": 10_000}
 
 
-class Cifar10(NamedSet):
+class Cifar10(NamedImages):
     """Photographs of ten classes, 32×32 RGB, 50,000 train and 10,000 test rows (Krizhevsky 2009)."""
 
     kind = "cifar10"
@@ -123,7 +153,7 @@ class Cifar10(NamedSet):
     rows: ClassVar = {"train": 50_000, "test": 10_000}
 
 
-class Cifar100(NamedSet):
+class Cifar100(NamedImages):
     """Photographs of a hundred classes, 32×32 RGB, 50,000 train and 10,000 test rows (Krizhevsky 2009)."""
 
     kind = "cifar100"

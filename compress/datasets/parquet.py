@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from compress.datasets.base import Declaration, Stored, unit_normalization
@@ -15,6 +15,15 @@ from compress.datasets.root import locate
 from export.graph import InputSignature
 
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _two_or_more_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise PydanticCustomError("class_names", "expected two or more names, each of them once")
+    return names
+
+
+ClassNames = Annotated[tuple[Name, ...], AfterValidator(_two_or_more_distinct)]
 
 
 class Parquet(ImageOptions):
@@ -30,14 +39,7 @@ class Parquet(ImageOptions):
     path: Name
     image_column: Name = "image"
     label_column: Name = "label"
-    class_names: tuple[Name, ...] | None = None
-
-    @field_validator("class_names")
-    @classmethod
-    def _two_or_more_distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
-            raise PydanticCustomError("class_names", "expected two or more names, each of them once")
-        return names
+    class_names: ClassNames | None = None
 
     def declare(self) -> Declaration:
         shape = self.shape()
@@ -59,7 +61,7 @@ class Parquet(ImageOptions):
         return Stored(
             name=Path(self.path).name,
             class_names=folder.labels.names,
-            normalization=unit_normalization(folder.image_shape()[2]),
+            normalization=unit_normalization(folder.image_shape[2]),
             fingerprint=folder.fingerprint(),
             splits=folder.read(cache, allowed_bad_rows),
         )

@@ -73,6 +73,19 @@ class Shards:
                 )
             yield from batch.to_pylist()
 
+    def texts(self, column: str) -> Iterator[str | bytes | None]:
+        """Yield the text of each row: None where it is null, its bytes where they are not UTF-8."""
+        for batch in self.batches(column):
+            kind = batch.type
+            if pa.types.is_dictionary(kind):
+                batch = batch.dictionary_decode()
+            if not (pa.types.is_string(batch.type) or pa.types.is_large_string(batch.type)):
+                raise DataError(f"{self.paths[0]}: column '{column}' is {kind}, expected text")
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError:
+                yield from map(_decoded, batch.cast(pa.large_binary()).to_pylist())
+
     def labels(self, column: str) -> pa.Array:
         """Return the label column as int64 or string."""
         chunks = [self._plain(batch, column) for batch in self.batches(column)]
@@ -169,6 +182,13 @@ class ClassLabels:
         return f"label is {value!r}, which is none of the {len(self.names)} classes"
 
 
+def _decoded(text: bytes | None) -> str | bytes | None:
+    try:
+        return text if text is None else text.decode("utf-8")
+    except UnicodeDecodeError:
+        return text
+
+
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
@@ -180,7 +200,7 @@ def _require_column(schema: pa.Schema, column: str, path: Path) -> None:
     hint = f"Did you mean '{near[0]}'? " if near else ""
     raise DataError(
         f"{path}: no column '{column}'; it has {', '.join(schema.names) or 'none'}",
-        remedy=f"{hint}Name the columns: `parquet: {{path: ..., image_column: ..., label_column: ...}}`.",
+        remedy=f"{hint}Name the columns in the source's options: `image_column` or `text_column`, `label_column`.",
     )
 
 

@@ -58,8 +58,9 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
     """Read the data of a recipe.
 
     seed: decides which rows are validation and which are of a train_fraction, and nothing else. data_root: goes before
-    the recipe's root and EDGEFOLD_DATA. cache: folder for decoded images, None for none. Raises DataError for data that
-    is missing, damaged or has more bad rows than allowed, RecipeError where the recipe does not fit the data.
+    the recipe's root and EDGEFOLD_DATA. cache: folder for decoded images and encoded texts, None for none. Raises
+    DataError for data that is missing, damaged or has more bad rows than allowed, RecipeError where the recipe does not
+    fit the data.
     """
     with _unreadable_named():
         stored = spec.source.read(
@@ -67,8 +68,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
             cache=None if cache is None else Path(cache),
             allowed_bad_rows=spec.allowed_bad_rows,
         )
-    H, W, channels = stored.splits["train"].inputs.shape[1:]
-    signature = InputSignature(shape=(H, W, channels))
+    signature = stored.signature
     _check_fit(spec, stored.class_names, signature)
     class_names = spec.relabel.names(stored.class_names) if spec.relabel else stored.class_names
     train, validation = _train_and_validation(spec, stored, seed)
@@ -80,11 +80,12 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
         class_names=class_names,
         hidden_names=stored.class_names if spec.relabel else None,
         signature=signature,
-        normalization=_normalization(spec, stored.normalization, channels),
+        normalization=_normalization(spec, stored.normalization, signature),
         fingerprint=stored.fingerprint,
         train=train.in_memory(),
         validation=validation.in_memory(),
         test=_relabelled(spec, stored, "test").in_memory(),
+        featuriser=stored.featuriser,
     )
 
 
@@ -137,11 +138,13 @@ def _relabelled(spec: DataSpec, stored: Stored, name: str) -> Split:
     return replace(split, labels=labels, hidden=split.labels)
 
 
-def _normalization(spec: DataSpec, of_source: Normalization, channels: int) -> Normalization:
+def _normalization(spec: DataSpec, of_source: Normalization | None, signature: InputSignature) -> Normalization | None:
+    if of_source is None:
+        return None
     if isinstance(spec.normalize, ChannelStatistics):
         return Normalization(scale=of_source.scale, mean=spec.normalize.mean, std=spec.normalize.std)
     if spec.normalize == "unit":
-        return unit_normalization(channels, scale=of_source.scale)
+        return unit_normalization(signature.channels, scale=of_source.scale)
     return of_source
 
 
@@ -151,8 +154,8 @@ def _view_of(spec: DataSpec, source: Declaration) -> Declaration:
         names = spec.relabel.names(names) if names else None
         classes = spec.relabel.classes()
     normalization = source.normalization
-    if normalization is not None and source.signature is not None:
-        normalization = _normalization(spec, normalization, source.signature.channels)
+    if source.signature is not None:
+        normalization = _normalization(spec, normalization, source.signature)
     return Declaration(classes, names, source.signature, normalization, _rows(spec, source.rows))
 
 
@@ -174,6 +177,8 @@ def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSig
         raise DataError(f"the data has {len(class_names)} class, expected 2 or more: {', '.join(class_names)}")
     if spec.relabel is not None and (problem := spec.relabel.problem_with(len(class_names))):
         raise RecipeError(f"data.relabel: {problem}", remedy=f"The classes are {_numbered(class_names)}.")
+    if signature.ids is not None:
+        return  # what is for images only was refused with the recipe: a source of text is known to be one
     if isinstance(spec.normalize, ChannelStatistics) and len(spec.normalize.mean) != signature.channels:
         raise RecipeError(
             f"data.normalize has {len(spec.normalize.mean)} channel(s), the images have {signature.channels}",

@@ -68,10 +68,10 @@ class ModelSpec(Spec):
 
     init: Init = "torch"
 
-    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> Classifier:
-        """Return the model for images of `input_shape` (channels, H, W) with `outputs` = C*S logits.
+    def build(self, *, signature: InputSignature, outputs: int) -> Classifier:
+        """Return the model for inputs of `signature`, preprocessed (`export.graph`), with `outputs` = C*S logits.
 
-        Raises ValueError when the image is too small for the family's poolings.
+        Raises ValueError when the family takes another kind of input, or the image is too small for its poolings.
         """
         raise NotImplementedError(f"{type(self).__name__} must define build")
 
@@ -96,8 +96,24 @@ def initialise(model: nn.Module, init: Init) -> None:
 
 
 def image_shape(signature: InputSignature) -> tuple[int, int, int]:
-    """Return (channels, H, W), whatever the layout of the stored images."""
+    """Return (channels, H, W), whatever the layout of the stored images. Raises ValueError for text."""
+    if signature.ids is not None:
+        raise ValueError(f"the model takes images, and the data is {signature}; bag_mlp takes text")
     return signature.channels, signature.height, signature.width
+
+
+def id_shape(signature: InputSignature) -> tuple[int, int]:
+    """Return (length, number of distinct ids). Raises ValueError for images."""
+    if signature.ids is None:
+        raise ValueError(f"the model takes text, and the data is {signature}; mlp and the cnn models take images")
+    return signature.shape[0], signature.ids
+
+
+def model_input(signature: InputSignature, rows: int) -> Tensor:
+    """Return zeros of the shape and dtype that a model of `signature` is given."""
+    if signature.ids is not None:
+        return torch.zeros(rows, *signature.shape, dtype=torch.int32)
+    return torch.zeros(rows, *image_shape(signature))
 
 
 @dataclass(frozen=True)
@@ -112,17 +128,17 @@ class Shapes:
     feature_names: tuple[str, ...]
 
 
-def shapes_of(spec: ModelSpec, *, input_shape: tuple[int, int, int], outputs: int) -> Shapes:
+def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Shapes:
     """Return the shapes of a model's outputs, without allocating or computing anything."""
     with torch.device("meta"):
-        model = spec.build(input_shape=input_shape, outputs=outputs).eval()
-        output = model(torch.empty(2, *input_shape))
+        model = spec.build(signature=signature, outputs=outputs).eval()
+        output = model(model_input(signature, 2))
     features = tuple(tuple(feature.shape[1:]) for feature in output.features)
     return Shapes(output.embedding.shape[1], features, model.feature_names)
 
 
-def parameter_count(spec: ModelSpec, *, input_shape: tuple[int, int, int], outputs: int) -> int:
+def parameter_count(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> int:
     """Return the number of trainable parameters, without allocating them."""
     with torch.device("meta"):
-        model = spec.build(input_shape=input_shape, outputs=outputs)
+        model = spec.build(signature=signature, outputs=outputs)
     return sum(parameter.numel() for parameter in model.parameters())

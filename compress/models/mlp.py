@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.models.base import Classifier, ModelSpec, initialise
+from compress.models.base import Classifier, ModelSpec, image_shape, initialise
+from export.graph import InputSignature
 
 
 class MLP(Classifier):
@@ -39,8 +40,8 @@ class MLPSpec(ModelSpec):
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=16)] = (256, 256)
     dropout: float = Field(0.0, ge=0, lt=1)
 
-    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> MLP:
-        channels, height, width = input_shape
+    def build(self, *, signature: InputSignature, outputs: int) -> MLP:
+        channels, height, width = image_shape(signature)
         model = MLP(channels * height * width, self.hidden, outputs, self.dropout)
         initialise(model, self.init)
         return model

@@ -6,7 +6,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.base import Classifier, Init, ModelSpec, initialise
+from compress.models.base import Classifier, Init, ModelSpec, image_shape, initialise
+from export.graph import InputSignature
 
 
 class MnistCNN(Classifier):
@@ -49,7 +50,7 @@ class MnistCNNSpec(ModelSpec):
     init: Init = "glorot"
     dropout: float = Field(0.5, ge=0, lt=1)
 
-    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> MnistCNN:
-        model = MnistCNN(input_shape, outputs, self.dropout)
+    def build(self, *, signature: InputSignature, outputs: int) -> MnistCNN:
+        model = MnistCNN(image_shape(signature), outputs, self.dropout)
         initialise(model, self.init)
         return model

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from compress.models.base import Classifier, Init, ModelSpec, initialise
+from compress.models.base import Classifier, Init, ModelSpec, image_shape, initialise
+from export.graph import InputSignature
 
 Shortcut = Literal["identity", "projection"]
 
@@ -128,7 +129,7 @@ class ResNetSpec(ModelSpec):
     def blocks(self) -> int:
         return (self.depth - 2) // (2 * len(self.widths))
 
-    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> ResNet:
-        model = ResNet(input_shape, self.blocks, self.widths, self.shortcut, outputs)
+    def build(self, *, signature: InputSignature, outputs: int) -> ResNet:
+        model = ResNet(image_shape(signature), self.blocks, self.widths, self.shortcut, outputs)
         initialise(model, self.init)
         return model

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.base import Classifier, Init, ModelSpec, initialise
+from compress.models.base import Classifier, Init, ModelSpec, image_shape, initialise
+from export.graph import InputSignature
 
 
 class SmallCNN(Classifier):
@@ -48,7 +49,7 @@ class SmallCNNSpec(ModelSpec):
         64,
     )
 
-    def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> SmallCNN:
-        model = SmallCNN(input_shape, self.widths, outputs)
+    def build(self, *, signature: InputSignature, outputs: int) -> SmallCNN:
+        model = SmallCNN(image_shape(signature), self.widths, outputs)
         initialise(model, self.init)
         return model

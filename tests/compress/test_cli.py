@@ -52,7 +52,7 @@ def test_run_shows_the_plan_then_a_line_an_epoch_then_the_table(finished: Any) -
     for stage in ("teacher", "student"):
         epochs = [line for line in lines if re.match(rf"{stage}  epoch [12]/2  ", line)]
         assert len(epochs) == 2
-        assert all("images/s" in line and "validation" in line and "ce " in line for line in epochs)
+        assert all("rows/s" in line and "validation" in line and "ce " in line for line in epochs)
         assert epochs[0].rstrip().endswith("left")
         assert epochs[1].rstrip().endswith("done")
     assert "measuring latency of onnx on this machine" in progress

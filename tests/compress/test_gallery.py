@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.gallery import IMAGES_PER_SUBCLASS, Gallery, build_gallery
+from compress.gallery import IMAGES_PER_SUBCLASS, TEXT_LENGTH, TEXTS_PER_SUBCLASS, Gallery, build_gallery
 
 # Eight rows and 2 classes of 2 subclasses: the subclass that wins each row. The fourth (index 3) never wins.
 WINNERS = [0, 0, 0, 1, 2, 2, 2, 2]
@@ -134,3 +134,19 @@ def test_one_subclass_a_class_counts_classes() -> None:
     made = build_gallery("s", logits_of([0, 1, 1], 2), images(3), class_names=NAMES, hidden=None, hidden_names=None)
     assert [each.name for each in made.subclasses] == ["even · 1", "odd · 1"]
     assert [each.share for each in made.subclasses] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+
+
+def test_texts_are_shown_whole_or_shortened_strongest_first() -> None:
+    texts = np.array([f"text  {row}\nof many" for row in range(7)] + ["word " * 100], dtype=np.object_)
+    made = build_gallery("s", logits_of(WINNERS), None, texts=texts, class_names=NAMES, hidden=None, hidden_names=None)
+    assert made.of_texts
+    first, _, third, unused = made.subclasses
+    assert first.texts[:3] == ("text 2 of many", "text 1 of many", "text 0 of many")
+    assert len(third.texts) == TEXTS_PER_SUBCLASS
+    assert third.texts[0] == ("word " * 100)[: TEXT_LENGTH - 1] + "…"
+    assert unused.texts == ()
+    assert not any(subclass.strip for subclass in made.subclasses)
+
+
+def test_a_gallery_of_images_has_no_texts() -> None:
+    assert not gallery().of_texts

@@ -8,8 +8,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from compress.checkpoint import optimizer_tensors, restore_optimizer
 from compress.kinds import Spec
 from compress.optimization import (
+    FUSED_FROM,
     OPTIMIZERS,
     SCHEDULES,
     AdamSpec,
@@ -164,6 +166,48 @@ def test_a_spared_bias_does_not_move_without_a_gradient(kind: str) -> None:
     optimizer.step()
     assert torch.equal(model.bias, bias)
     assert not torch.equal(model.weight, weight)
+
+
+# A large table
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_a_large_table_takes_the_fused_step_which_gives_the_same(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(FUSED_FROM // 64, 64, generator=generator)
+    table, bias = nn.Parameter(start.clone()), nn.Parameter(torch.ones(3))
+    plain = [nn.Parameter(start.clone()), nn.Parameter(torch.ones(3))]
+    ours = OPTIMIZERS[kind](weight_decay=0.1).build([table, bias])
+    reference = (torch.optim.Adam if kind == "adam" else torch.optim.AdamW)(plain, lr=1e-3, weight_decay=0.1)
+    assert ours.param_groups[0]["fused"]
+    for _ in range(2):
+        for mine, theirs in zip([table, bias], plain, strict=True):
+            mine.grad = theirs.grad = torch.randn(mine.shape, generator=generator)
+        ours.step()
+        reference.step()
+    torch.testing.assert_close(table, plain[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(bias, plain[1], atol=1e-6, rtol=1e-5)
+
+
+def test_a_fused_step_goes_on_from_a_checkpoint_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = nn.Parameter(torch.randn(FUSED_FROM // 64, 64, generator=generator))
+    first = AdamSpec().build([table])
+    table.grad = torch.randn(table.shape, generator=generator)
+    first.step()
+    again = nn.Parameter(table.detach().clone())
+    second = AdamSpec().build([again])
+    restore_optimizer(second, {name: value.clone() for name, value in optimizer_tensors(first).items()})
+    table.grad = again.grad = torch.randn(table.shape, generator=generator)
+    first.step()
+    second.step()
+    assert torch.equal(table, again)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_smaller_models_keep_the_plain_step(kind: str) -> None:
+    (group,) = OPTIMIZERS[kind]().build([nn.Parameter(torch.zeros(FUSED_FROM - 1))]).param_groups
+    assert not group["fused"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 
 from compress.plan import Plan, plan
 from compress.variants import load_variants
+from export.graph import InputSignature
 from runtime.errors import DataError, RecipeError
 
 TEXT = """\
@@ -222,7 +223,7 @@ def test_stages_come_in_running_order_with_heads_and_models_resolved(plan_of: Ca
     assert [stage.name for stage in made.stages] == ["teacher", "beside", "assistant", "continued", "student"]
     student = made.stage("student")
     assert (student.heads.classes, student.heads.subclasses, student.heads.teacher_subclasses) == (10, 2, 2)
-    assert student.input_shape == (1, 8, 8)
+    assert student.signature == InputSignature((8, 8, 1))
     model = student.build_model()
     # 64 inputs to 8, then 8 to 10 classes of 2 subclasses, with biases.
     assert student.parameters == sum(p.numel() for p in model.parameters()) == 64 * 8 + 8 + 8 * 20 + 20

@@ -21,7 +21,7 @@ SHAPE = (1, 6, 6)
 
 def a_model(seed: int) -> Classifier:
     torch.manual_seed(seed)
-    return SmallCNNSpec(widths=(4, 5)).build(input_shape=SHAPE, outputs=3)
+    return SmallCNNSpec(widths=(4, 5)).build(signature=InputSignature((6, 6, 1)), outputs=3)
 
 
 def images(rows: int = 17) -> Rows:

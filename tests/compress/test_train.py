@@ -66,7 +66,7 @@ def stage(*, teacher: bool = False, augment: tuple[Any, ...] = (), seed: int = 0
     settings = TrainSpec.model_validate({"epochs": 4, "batch_size": 16, "optimizer": {"adam": {"lr": 0.01}}, **train})
     heads = Heads(CLASSES, SUBCLASSES, SUBCLASSES if teacher else None)
     return StagePlan(
-        name="stage", key="key", seed=seed, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8),
+        name="stage", key="key", seed=seed, spec=spec, train=settings, heads=heads, signature=InputSignature((8, 8, 1)),
         augment=augment, teachers=("teacher",) if teacher else (), init_from=None, parameters=0, expect=None,
         resolved={},
     )  # fmt: skip

@@ -17,6 +17,7 @@ from export.graph import InputSignature
 from runtime.bundle import open_bundle
 from runtime.errors import ExportError
 from runtime.runners import open_runner
+from runtime.text import HashedNgrams
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -133,3 +134,21 @@ def test_parts_that_do_not_belong_together_should_fail(
         write_bundle(tmp_path / "bundle", **{**parts, **change})
     assert not list(tmp_path.iterdir())
     assert ".part" not in str(caught.value)
+
+
+def test_the_featuriser_of_a_text_model_must_be_there_and_fit(tmp_path: Path, parts: dict[str, Any]) -> None:
+    of_images, ids = parts["signature"], InputSignature.of_ids(6, 50)
+    for signature, text in [
+        (of_images, HashedNgrams()),
+        (ids, None),
+        (ids, HashedNgrams(50, 2, 7)),
+        (ids, HashedNgrams(51, 2, 6)),
+    ]:
+        with pytest.raises(ExportError, match="expected the one that fits it"):
+            write_bundle(tmp_path / "bundle", **{**parts, "signature": signature, "text": text})
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_of_images_says_nothing_of_text(bundle_folder: Path) -> None:
+    assert "text" not in json.loads((bundle_folder / "manifest.json").read_text())
+    assert open_bundle(bundle_folder).text is None

@@ -94,6 +94,11 @@ def test_student_without_logits_should_fail() -> None:
         ({"shape": (0, 8, 1)}, "three positive sizes"),
         ({"shape": (8, 8, 1), "layout": "NWHC"}, "'NWHC'; expected one of NHWC, NCHW"),
         ({"shape": (8, 8, 1), "dtype": "float32"}, "'float32'; expected uint8"),
+        ({"shape": (8,), "dtype": "int32", "layout": "NL"}, "int32 and ids is None; expected int32 with a number of"),
+        ({"shape": (8, 8, 1), "ids": 5}, "uint8 and ids is 5"),
+        ({"shape": (8,), "dtype": "int32", "ids": 5}, "'NHWC'; expected one of NL"),
+        ({"shape": (8, 8), "dtype": "int32", "layout": "NL", "ids": 5}, "one positive size in the order L"),
+        ({"shape": (8,), "dtype": "int32", "layout": "NL", "ids": 1}, "1 distinct ids"),
     ],
 )
 def test_impossible_signature_should_fail(options: dict, said: str) -> None:
@@ -117,3 +122,17 @@ def test_impossible_normalization_should_fail(scale: float, mean: tuple, std: tu
 def test_normalization_for_other_channels_should_fail() -> None:
     with pytest.raises(ExportError, match="1 channels, images have 3"):
         Preprocess(InputSignature((8, 8, 3)), Normalization(1.0, (0.0,), (1.0,)))
+
+
+def test_ids_pass_the_preprocessing_as_they_are() -> None:
+    signature = InputSignature.of_ids(4, 10)
+    ids = torch.tensor([[9, 3, 0, 0], [1, 0, 0, 0]], dtype=torch.int32)
+    assert (signature.shape, signature.dtype, signature.layout, signature.ids) == ((4,), "int32", "NL", 10)
+    assert Preprocess(signature, None)(ids) is ids
+
+
+def test_normalization_that_does_not_belong_should_fail() -> None:
+    with pytest.raises(ExportError, match="ids have no normalization"):
+        Preprocess(InputSignature.of_ids(4, 10), Normalization(1.0, (0.0,), (1.0,)))
+    with pytest.raises(ExportError, match="no normalization; expected one for 3 channels"):
+        Preprocess(InputSignature((8, 8, 3)), None)

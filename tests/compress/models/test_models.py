@@ -32,9 +32,14 @@ def images(shape: tuple[int, int, int], rows: int = 3) -> torch.Tensor:
     return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def signature_of(shape: tuple[int, int, int]) -> InputSignature:
+    """Return the signature of images of `shape` (channels, H, W)."""
+    return InputSignature(shape, layout="NCHW")
+
+
 def built(spec: ModelSpec, shape: tuple[int, int, int] = (3, 14, 12), outputs: int = 10, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return spec.build(input_shape=shape, outputs=outputs)
+    return spec.build(signature=signature_of(shape), outputs=outputs)
 
 
 def test_every_kind_in_the_table_has_its_own_name() -> None:
@@ -75,7 +80,7 @@ def test_every_kind_in_the_table_has_its_own_name() -> None:
     ],
 )
 def test_parameter_count_by_hand(spec: ModelSpec, shape: tuple[int, int, int], outputs: int, expected: int) -> None:
-    assert parameter_count(spec, input_shape=shape, outputs=outputs) == expected
+    assert parameter_count(spec, signature=signature_of(shape), outputs=outputs) == expected
     model = built(spec, shape, outputs)
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == expected
 
@@ -84,14 +89,14 @@ def test_parameter_count_allocates_nothing_and_draws_nothing() -> None:
     devices: set[str] = set()
 
     class Watched(MnistCNNSpec):
-        def build(self, *, input_shape: tuple[int, int, int], outputs: int) -> MnistCNN:
-            model = super().build(input_shape=input_shape, outputs=outputs)
+        def build(self, *, signature: InputSignature, outputs: int) -> MnistCNN:
+            model = super().build(signature=signature, outputs=outputs)
             devices.update(parameter.device.type for parameter in model.parameters())
             return model
 
     before = torch.get_rng_state()
     for init in ("glorot", "he", "torch"):
-        parameter_count(Watched(init=init), input_shape=MNIST, outputs=10)
+        parameter_count(Watched(init=init), signature=signature_of(MNIST), outputs=10)
     assert devices == {"meta"}
     assert torch.equal(torch.get_rng_state(), before)
 

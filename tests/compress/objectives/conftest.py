@@ -20,7 +20,7 @@ from compress.teacher import Teacher, frozen
 from compress.train import Trained, Trainer
 from export.graph import InputSignature, Normalization
 
-CLASSES, IMAGE = 3, (1, 8, 8)
+CLASSES, SIGNATURE = 3, InputSignature((8, 8, 1))
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class SmallStage:
 
     def plan(self, objective: tuple[Any, ...], **train: Any) -> StagePlan:
         spec, outputs = _stage((4, 8), objective), CLASSES * self.teacher_subclasses
-        shapes = [shapes_of(model, input_shape=IMAGE, outputs=outputs) for model in (spec.model, _teacher_model())]
+        shapes = [shapes_of(model, signature=SIGNATURE, outputs=outputs) for model in (spec.model, _teacher_model())]
         settings = {"epochs": 2, "batch_size": 8, "optimizer": {"adam": {"lr": 0.01}}, **train}
         return StagePlan(
             name="student", key="key", seed=0, spec=spec, train=TrainSpec.model_validate(settings),
-            heads=Heads(CLASSES, 1, self.teacher_subclasses, *shapes), input_shape=IMAGE, augment=(),
+            heads=Heads(CLASSES, 1, self.teacher_subclasses, *shapes), signature=SIGNATURE, augment=(),
             teachers=("teacher",), init_from=None, parameters=0, expect=None, resolved={},
         )  # fmt: skip
 
     def teacher(self) -> Teacher:
         torch.manual_seed(1)
-        model = _teacher_model().build(input_shape=IMAGE, outputs=CLASSES * self.teacher_subclasses)
+        model = _teacher_model().build(signature=SIGNATURE, outputs=CLASSES * self.teacher_subclasses)
         return frozen(model, self.teacher_subclasses)
 
     def trainer(
@@ -97,8 +97,8 @@ def _dataset() -> Dataset:
         return Split(images, labels, None, np.arange(first_id, first_id + rows))
 
     splits = split(17, 0), split(8, 100), split(8, 200)
-    signature, scaling = InputSignature((8, 8, 1)), Normalization(1 / 255, (0.4,), (0.3,))
-    return Dataset("random", ("a", "b", "c"), None, signature, scaling, "0", *splits)
+    scaling = Normalization(1 / 255, (0.4,), (0.3,))
+    return Dataset("random", ("a", "b", "c"), None, SIGNATURE, scaling, "0", *splits)
 
 
 @pytest.fixture

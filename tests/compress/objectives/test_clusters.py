@@ -13,6 +13,7 @@ from compress.models.base import Shapes
 from compress.models.mlp import MLPSpec
 from compress.objectives import OBJECTIVES, Heads, Preparation, functional
 from compress.objectives.clusters import Clusters, ClusterSpec, KMeansSpec, OracleSpec
+from export.graph import InputSignature
 from runtime.errors import TrainingError
 
 C, S = 3, 2
@@ -87,7 +88,7 @@ def test_the_hard_loss_is_cross_entropy_with_the_rows_own_subclass() -> None:
 
 def a_teacher(outputs: int = C) -> Classifier:
     torch.manual_seed(0)
-    return MLPSpec(hidden=(6,)).build(input_shape=(1, 4, 4), outputs=outputs).eval()
+    return MLPSpec(hidden=(6,)).build(signature=InputSignature((4, 4, 1)), outputs=outputs).eval()
 
 
 def prepared(spec: ClusterSpec, hidden: Tensor | None = None, labels: Tensor | None = None) -> tuple[Clusters, Tensor]:

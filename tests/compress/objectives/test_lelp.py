@@ -146,11 +146,11 @@ def stage(model: str = "small_cnn", *, subclasses: int = S, teacher_subclasses: 
     settings = TrainSpec.model_validate({"epochs": 2, "batch_size": 16, "optimizer": {"adam": {"lr": 0.01}}})
 
     def shapes(count: int) -> Shapes:
-        return shapes_of(spec.model, input_shape=(1, 8, 8), outputs=CLASSES * count)
+        return shapes_of(spec.model, signature=InputSignature((8, 8, 1)), outputs=CLASSES * count)
 
     heads = Heads(CLASSES, subclasses, teacher_subclasses, shapes(subclasses), shapes(teacher_subclasses))
     return StagePlan(
-        name="stage", key="key", seed=0, spec=spec, train=settings, heads=heads, input_shape=(1, 8, 8),
+        name="stage", key="key", seed=0, spec=spec, train=settings, heads=heads, signature=InputSignature((8, 8, 1)),
         augment=(), teachers=("teacher",), init_from=None, parameters=0, expect=None, resolved={},
     )  # fmt: skip
 
@@ -158,7 +158,7 @@ def stage(model: str = "small_cnn", *, subclasses: int = S, teacher_subclasses: 
 def a_teacher(plan: StagePlan) -> Teacher:
     torch.manual_seed(5)
     subclasses = plan.heads.teacher_subclasses or 1
-    return frozen(plan.spec.model.build(input_shape=(1, 8, 8), outputs=CLASSES * subclasses), subclasses)
+    return frozen(plan.spec.model.build(signature=InputSignature((8, 8, 1)), outputs=CLASSES * subclasses), subclasses)
 
 
 def trainer(plan: StagePlan, folder: Path, rows: int = 70) -> Trainer:

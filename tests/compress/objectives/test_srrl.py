@@ -17,6 +17,7 @@ from compress.models import MODELS, Classifier, Output, Shapes, shapes_of
 from compress.objectives import Heads, Objective, Preparation, functional
 from compress.objectives.ce import CrossEntropySpec
 from compress.objectives.srrl import SRRL, EarlierSRRL, SRRLSpec
+from export.graph import InputSignature
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -139,16 +140,16 @@ SPECS = {
     "mnist": MODELS["mnist_cnn"](),
     "mlp": MODELS["mlp"](hidden=(7, 5)),
 }
-IMAGE = (1, 10, 10)
+IMAGE, SIGNATURE = (1, 10, 10), InputSignature((10, 10, 1))
 
 
 def model(name: str, outputs: int = 3, seed: int = 0) -> Classifier:
     torch.manual_seed(seed)
-    return SPECS[name].build(input_shape=IMAGE, outputs=outputs)
+    return SPECS[name].build(signature=SIGNATURE, outputs=outputs)
 
 
 def shapes(name: str, outputs: int = 3) -> Shapes:
-    return shapes_of(SPECS[name], input_shape=IMAGE, outputs=outputs)
+    return shapes_of(SPECS[name], signature=SIGNATURE, outputs=outputs)
 
 
 def heads(student: str = "small", teacher: str = "large", subclasses: int = 1) -> Heads:
