@@ -250,6 +250,42 @@ def report(recipe: str, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("recipe")
+@click.option("--stage", help="Analyse this stage only.")
+@click.option("--transfer", metavar="DATA", help="Also fit a linear probe on other data: a kind or `kind: {options}`.")
+@click.option(
+    "--transfer-rows", type=click.IntRange(min=1), metavar="N", help="Train rows of DATA, drawn [default: all]."
+)
+@click.option("--no-plots", is_flag=True, help="Leave out t-SNE and the plots.")
+@run_options
+def analyse(
+    recipe: str, stage: str | None, transfer: str | None, transfer_rows: int | None, no_plots: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Compare student and teacher in the papers' measures; trains what is missing.
+
+    Writes analysis.json and analysis/*.svg into the run's folder.
+
+    \b
+    Example:
+      edgefold analyse quickstart
+      edgefold analyse my-recipe.yaml --transfer cifar100 --transfer-rows 10000 --data-root ~/data
+    """
+    from compress import terminal
+    from compress.analysis.command import analyse_plans
+    from compress.analysis.transfer import open_transfer
+
+    if transfer_rows is not None and transfer is None:
+        raise UsageError("--transfer-rows says nothing without --transfer", "Add --transfer DATA.")
+    plans, settings = _prepare(recipe, **options)
+    narrator = terminal.Narrator()
+    probe = open_transfer(transfer, settings, transfer_rows) if transfer else None
+    analyses = analyse_plans(plans, settings, narrator, only=stage, transfer=probe, with_plots=not no_plots)
+    narrator.close()
+    terminal.print_analyses(analyses, as_json)
+
+
+@main.command()
 @click.argument("recipes", nargs=-1)
 @json_option
 def check(recipes: tuple[str, ...], as_json: bool) -> None:

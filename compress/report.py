@@ -12,8 +12,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from compress import figures
+from compress.analysis.outputs import OutputsOfRun
+from compress.analysis.page import analysis_section
 from compress.artifact import versions
-from compress.evaluate import predict
 from compress.gallery import Gallery, build_gallery
 from compress.summary import Row, summary_sentence
 from compress.units import milliseconds, size
@@ -34,6 +35,7 @@ class Plot:
 def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) -> Path:
     """Write report.html and report.json into `folder`. Plots and gallery show the first run; the table shows all."""
     first = runs[0]
+    outputs = OutputsOfRun(first)
     bench = next(iter(_benches(first).values()), None)
     document = {
         "format_version": 1,
@@ -58,7 +60,8 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         several_seeds=len(first.plan.recipe.all_seeds) > 1,
         run_name=first.plan.variant.folder,
         plots=_plots(first, rows),
-        galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first)],
+        galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first, outputs)],
+        analysis=analysis_section(first, tuple(first.artifacts), outputs),
         provenance=_provenance(first),
         machine=_flatten(bench["environment"]) if bench else [],
         recipe_text=yaml.safe_dump(
@@ -120,7 +123,7 @@ def _unlike(rows: Sequence[int]) -> str:
     return f"{len(rows)} predictions differ from torch's" if rows else "every prediction equals torch's"
 
 
-def _galleries(run: VariantRun) -> list[Gallery]:
+def _galleries(run: VariantRun, outputs: OutputsOfRun) -> list[Gallery]:
     """Return a gallery for the deployed stage and its teacher, where they have subclasses."""
     deployed = run.plan.stage(run.plan.recipe.exported_stage)
     names = [name for name in (deployed.name, *deployed.teachers) if run.plan.stage(name).heads.subclasses > 1]
@@ -133,7 +136,7 @@ def _galleries(run: VariantRun) -> list[Gallery]:
     return [
         build_gallery(
             name,
-            predict(run.model(name), run.preprocess, run.test_rows).cpu().numpy(),
+            outputs(name).logits,
             images,
             texts=test.texts,
             class_names=run.dataset.class_names,

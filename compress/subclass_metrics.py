@@ -6,6 +6,7 @@ Müller et al. 2020 ("Subclass distillation"), section 4.1.1. All computed in fl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +55,8 @@ def prediction_entropy_bits(logits: Tensor) -> float:
 class BestPermutation:
     """Accuracy under the best one-to-one relabelling of predicted subclasses.
 
-    accuracy: over all C*S labels. within_class: over relabellings that keep each subclass in its class. confusion:
-    (C*S, C*S) counts, row the predicted and column the true subclass.
+    accuracy: over all labels. within_class: over relabellings that keep each subclass in its class. confusion:
+    (C*S, labels) counts, row the predicted subclass and column the true label.
     """
 
     accuracy: float
@@ -65,15 +66,28 @@ class BestPermutation:
 
 def best_permutation(predicted: ArrayLike, true: ArrayLike, *, classes: int, subclasses: int) -> BestPermutation:
     """Match predicted subclasses (N,) with true ones (N,), both 0 to C*S - 1, by the Hungarian method."""
+    members = np.arange(classes * subclasses).reshape(classes, subclasses)
+    return best_matching(predicted, true, members=members.tolist(), subclasses=subclasses)
+
+
+def best_matching(
+    predicted: ArrayLike, true: ArrayLike, *, members: Sequence[Sequence[int]], subclasses: int
+) -> BestPermutation:
+    """Match predicted subclasses (N,), 0 to C*S - 1, with true labels (N,) of which each class has its own number.
+
+    members: the labels of each class, every label from 0 once. Each subclass is matched with one label at most, and
+    each label with one subclass: where a class has fewer labels than S, the rows of its spare subclasses are wrong;
+    where it has more, the rows of the labels that are left over.
+    """
     predicted, true = np.asarray(predicted), np.asarray(true)
-    width = classes * subclasses
+    width, labels = len(members) * subclasses, sum(map(len, members))
     if predicted.shape != true.shape or predicted.ndim != 1 or not len(true):
         raise ValueError(f"predicted is {predicted.shape} and true {true.shape}; expected both (N,), N at least 1")
-    for name, labels in (("predicted", predicted), ("true", true)):
-        if labels.min() < 0 or labels.max() >= width:
-            raise ValueError(f"{name} is {labels.min()} to {labels.max()}; expected 0 to {width - 1}")
-    confusion = np.bincount(predicted * width + true, minlength=width**2).reshape(width, width)
-    blocks = [confusion[c : c + subclasses, c : c + subclasses] for c in range(0, width, subclasses)]
+    for name, values, count in (("predicted", predicted, width), ("true", true, labels)):
+        if values.min() < 0 or values.max() >= count:
+            raise ValueError(f"{name} is {values.min()} to {values.max()}; expected 0 to {count - 1}")
+    confusion = np.bincount(predicted * labels + true, minlength=width * labels).reshape(width, labels)
+    blocks = [confusion[c * subclasses : (c + 1) * subclasses, list(own)] for c, own in enumerate(members)]
     return BestPermutation(
         _matched(confusion) / len(true), sum(map(_matched, blocks)) / len(true), confusion.astype(np.int64)
     )

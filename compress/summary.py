@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from compress.plan import Plan
 from compress.recipe import ExpectSpec
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
@@ -79,7 +80,7 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
     return Row(
         name=name,
         what="stage",
-        variant=_variant_name(first),
+        variant=variant_name(first.plan),
         settings=first.plan.variant.settings,
         model=stage.spec.model.kind,
         parameters=stage.parameters,
@@ -105,7 +106,7 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
         yield Row(
             name=f"{stage.name} · {format_name}",
             what="export",
-            variant=_variant_name(first),
+            variant=variant_name(first.plan),
             settings=first.plan.variant.settings,
             model=stage.spec.model.kind,
             parameters=stage.parameters,
@@ -170,10 +171,9 @@ def _latency_note(bench: Mapping[str, Any] | None) -> str:
     return (" (quick)" if bench["quick"] else "") + (" UNSTABLE" if unstable else "")
 
 
-def _variant_name(run: VariantRun) -> str:
-    return ", ".join(
-        f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in run.plan.variant.settings.items()
-    )
+def variant_name(plan: Plan) -> str:
+    """Return the swept values of a plan in words, "" where nothing is swept."""
+    return ", ".join(f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in plan.variant.settings.items())
 
 
 def _written(value: Any) -> str:

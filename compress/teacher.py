@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from compress.evaluate import outputs_of
 from compress.models import Classifier, Output
 from compress.objectives.base import TeacherOutput
+from compress.recipe import EnsembleLogits
 from compress.rows import Rows
 
 
@@ -28,19 +28,22 @@ def frozen(model: Classifier, subclasses: int) -> Teacher:
     return Teacher(model.eval().requires_grad_(False), subclasses)
 
 
+def combined(logits: Sequence[Tensor], how: EnsembleLogits) -> Tensor:
+    """Return several models' logits (N, K) as one: their mean (Kim et al. 2021), or their sum as in that paper's code."""
+    total = torch.stack(list(logits)).sum(0)
+    return total / len(logits) if how == "mean" else total
+
+
 class Ensemble(Classifier):
-    """Several models as one teacher: the mean of their logits (Kim et al. 2021), or the sum as in their code.
+    """Several models as one teacher, by their logits. Its embedding has no width: those of its members do not combine."""
 
-    Its embedding has no width: those of different models cannot be combined.
-    """
-
-    def __init__(self, members: Sequence[Classifier], logits: Literal["mean", "sum"]) -> None:
+    def __init__(self, members: Sequence[Classifier], how: EnsembleLogits) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.scale = 1 / len(members) if logits == "mean" else 1.0
+        self.how: EnsembleLogits = how
 
     def forward(self, x: Tensor) -> Output:
-        logits = self.scale * torch.stack([member(x).logits.float() for member in self.members]).sum(0)
+        logits = combined([member(x).logits.float() for member in self.members], self.how)
         return Output(logits, logits[:, :0], ())
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from compress.units import duration, milliseconds, size
 
 if TYPE_CHECKING:
+    from compress.analysis.command import VariantAnalysis
     from compress.pipeline import Outcome
     from compress.plan import Plan, StagePlan
     from compress.progress import Progress
@@ -205,6 +206,32 @@ def _expectation_cells(row: Row) -> list[str]:
     verdict = "met" if expectation.passed else "MISSED"
     metric = expectation.metric.removeprefix("test ")
     return [f"{metric} {expectation.published:.2f}", f"ours {expectation.ours:.2f}, {verdict}"]
+
+
+def print_analyses(analyses: Sequence[VariantAnalysis], as_json: bool) -> None:
+    """Show a table a variant, a line a measure and a column a stage, and where the files lie."""
+    if as_json:
+        click.echo(json.dumps([analysis.to_json() for analysis in analyses], indent=2))
+        return
+    console = _console(stderr=False)
+    for analysis in analyses:
+        console.print(_analysis_table(analysis))
+        for path in analysis.documents:
+            console.print(f"\nanalysis  {path}", soft_wrap=True)
+
+
+def _analysis_table(analysis: VariantAnalysis) -> Table:
+    title = analysis.variant or None
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("", "left"), *((stage, "right") for stage in analysis.stages), ("", "left"), ("", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    group = ""
+    for line in analysis.lines:
+        if line.group != group:
+            group = line.group
+            table.add_row(Text(group, style="bold"))
+        table.add_row(f"  {line.metric.label}", *line.cells(), line.metric.unit, Text(line.metric.source, style="dim"))
+    return table
 
 
 def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -21,7 +21,20 @@ from compress.library import find_recipe, shipped_recipes
 from compress.pipeline import plans_of
 from runtime import measure
 
-VERBS = ("run", "check", "plan", "train", "export", "verify", "bench", "accuracy", "report", "list", "doctor")
+VERBS = (
+    "run",
+    "check",
+    "plan",
+    "train",
+    "export",
+    "verify",
+    "bench",
+    "accuracy",
+    "report",
+    "analyse",
+    "list",
+    "doctor",
+)
 
 
 def invoke(*arguments: object) -> Result:
@@ -325,7 +338,9 @@ def test_doctor_says_how_to_get_what_is_missing(monkeypatch: pytest.MonkeyPatch)
 # What goes wrong
 
 
-@pytest.mark.parametrize("verb", ["run", "train", "export", "verify", "plan", "report", "bench", "accuracy", "check"])
+@pytest.mark.parametrize(
+    "verb", ["run", "train", "export", "verify", "plan", "report", "analyse", "bench", "accuracy", "check"]
+)
 def test_an_unknown_recipe_names_the_nearest(empty_project: Any, verb: str) -> None:
     result = empty_project.invoke(verb, "quickstrat")
     assert_one_error(result, 2)

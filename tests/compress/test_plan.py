@@ -215,7 +215,10 @@ def test_stage_options_stand_over_the_recipes_in_what_is_planned(plan_of: Callab
         "teachers": [],
         "init_from": made.stage("beside").key,
     }
-    assert made.stage("student").resolved["parents"] == {"teacher": made.stage("assistant").key}
+    assert made.stage("student").resolved["parents"] == {
+        "teachers": [made.stage("assistant").key],
+        "init_from": None,
+    }
 
 
 def test_stages_come_in_running_order_with_heads_and_models_resolved(plan_of: Callable[..., Plan]) -> None:

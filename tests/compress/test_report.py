@@ -36,6 +36,7 @@ class Page(HTMLParser):
         self.references: list[tuple[str, str]] = []
         self.texts: list[str] = []
         self.headings: list[str] = []
+        self.titles: list[str] = []
         self.cells: list[list[str]] = []
         self.feed(text)
         self.close()
@@ -64,6 +65,8 @@ class Page(HTMLParser):
         self.texts.append(data)
         if self.open and self.open[-1] in ("h1", "h2"):
             self.headings.append(data)
+        if self.open and self.open[-1] == "h3":
+            self.titles.append(data)
         if {"td", "th"} & set(self.open):
             self.cells[-1][-1] += data
 
@@ -137,6 +140,25 @@ def test_the_gallery_shows_student_and_teacher_with_hidden_labels(page: Page) ->
     assert all(value.startswith("data:image/png;base64,") for value in images)
 
 
+def test_the_analysis_has_every_stage_and_the_plots_of_two(finished: Any, page: Page) -> None:
+    assert "Analysis" in page.headings
+    table = {cells[0]: [" ".join(cell.split()) for cell in cells[1:]] for cells in page.cells}
+    assert table["measure"][:2] == ["teacher", "student"]
+    stages = json.loads((finished.results / "analysis.json").read_text())["stages"]
+    values = [stages[name]["test"]["values"] for name in ("teacher", "student")]
+    errors = [f"{100 * value['expected_calibration_error']:.2f}" for value in values]
+    assert table["expected calibration error"][:3] == [*errors, "%"]
+    assert table["KL(teacher ‖ student)"][:2] == ["–", f"{values[1]['teacher_kl']:.3f}"]
+    assert table["accuracy, best permutation"][1] == f"{100 * values[1]['permutation_accuracy']:.2f}"
+    assert page.titles == [
+        "Reliability", "Logits", "Embeddings by class", "Embeddings by hidden label", "Plane through templates",
+    ]  # fmt: skip
+    for name, error in zip(("teacher", "student"), errors, strict=True):
+        assert f"{name}: ECE {error} %" in page.text
+    # Five hidden labels a class and two subclasses: the formula has no bits, and so no note.
+    assert "effective label bits" not in table
+
+
 def test_the_report_says_where_it_comes_from(finished: Any, page: Page) -> None:
     (plan,) = plans_of(finished.recipe, None)
     for value in (*(stage.key for stage in plan.stages), plan.key, plan.fingerprint):
@@ -172,7 +194,10 @@ def test_without_export_and_subclasses_the_rest_is_shown(empty_project: Any, unt
         assert "subclasses" not in heading
         assert "Confusion" not in heading
         assert "atency" not in heading
-    assert [cells[0] for cells in page.cells][1:] == ["plain"]
+    assert [cells[0] for cells in page.cells][1:3] == ["plain", "measure"]
+    assert {"Reliability", "Logits", "Embeddings by class", "Plane through templates"} <= set(page.titles)
+    assert "Embeddings by hidden label" not in page.titles
+    assert not any("KL(" in cells[0] for cells in page.cells)
     assert "Machine that the latency was measured on" not in page.texts
     assert not [value for name, value in page.references if name == "src"]
 

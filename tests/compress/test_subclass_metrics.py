@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from compress.subclass_metrics import (
+    best_matching,
     best_permutation,
     effective_label_bits,
     prediction_entropy_bits,
@@ -76,6 +77,28 @@ def test_best_permutation_is_the_best_of_all(classes: int, subclasses: int) -> N
 def test_labels_of_another_class_count_only_globally() -> None:
     best = best_permutation([2, 3, 0, 1], [0, 1, 2, 3], classes=2, subclasses=2)
     assert (best.accuracy, best.within_class) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("members", "subclasses"), [(((0, 1, 2), (3,)), 2), (((2, 0), (1, 3)), 1), (((1,), (0,)), 3), (((3, 1), (0, 2)), 2)]
+)
+def test_best_matching_of_unequal_numbers_is_the_best_of_all(
+    members: tuple[tuple[int, ...], ...], subclasses: int
+) -> None:
+    rng = np.random.default_rng(subclasses)
+    labels, width = sum(map(len, members)), len(members) * subclasses
+    true, predicted = rng.integers(0, labels, 60), rng.integers(0, width, 60)
+    best = best_matching(predicted, true, members=members, subclasses=subclasses)
+    # Every way to give each subclass a label of its own, or none where labels have run out.
+    names = [*range(labels), *[-1] * width]
+    ways = set(itertools.permutations(names, width))
+    assert best.accuracy == pytest.approx(max((np.array(way)[predicted] == true).mean() for way in ways))
+    inside = [
+        way for way in ways
+        if all(way[c * subclasses + s] in (*members[c], -1) for c in range(len(members)) for s in range(subclasses))
+    ]  # fmt: skip
+    assert best.within_class == pytest.approx(max((np.array(way)[predicted] == true).mean() for way in inside))
+    assert best.confusion.shape == (width, labels)
 
 
 @pytest.mark.parametrize(("predicted", "true"), [([], []), ([0], [0, 1]), ([4], [0]), ([0], [-1])])
