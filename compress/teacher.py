@@ -29,13 +29,13 @@ def frozen(model: Classifier, subclasses: int) -> Teacher:
 
 
 def combined(logits: Sequence[Tensor], how: EnsembleLogits) -> Tensor:
-    """Return several models' logits (N, K) as one: their mean (Kim et al. 2021), or their sum as in that paper's code."""
+    """Return several models' logits (N, K) as one: the mean (Kim et al. 2021), or the sum as in that paper's code."""
     total = torch.stack(list(logits)).sum(0)
     return total / len(logits) if how == "mean" else total
 
 
 class Ensemble(Classifier):
-    """Several models as one teacher, by their logits. Its embedding has no width: those of its members do not combine."""
+    """Several models as one teacher, by their logits. It has no embedding: those of its members do not combine."""
 
     def __init__(self, members: Sequence[Classifier], how: EnsembleLogits) -> None:
         super().__init__()

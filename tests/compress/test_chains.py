@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress.analysis.record import analyse_run
 from compress.pipeline import plans_of
 from compress.progress import Progress
 from compress.rows import Rows
@@ -124,3 +125,16 @@ def test_a_teacher_stopped_early_is_another_stage_than_the_whole_one(tmp_path: P
     assert stages.artifacts["noisy"].log()[0]["losses"] == stages.artifacts["whole"].log()[0]["losses"]
     last = [event for event in events if isinstance(event, Progress) and event.stage == "noisy"][-1]
     assert (last.epochs, last.fraction) == (1, 1.0)
+
+
+def test_the_analysis_compares_with_the_combined_logits_and_says_what_several_teachers_lack(tmp_path: Path) -> None:
+    stages = trained(tmp_path, ENSEMBLE % "ensemble: sum")
+    (record,) = analyse_run(stages, ["student"])["stages"].values()
+    assert record["teacher"] == "a + b"
+    x = stages.preprocess(stages.test_rows.inputs)
+    with torch.no_grad():
+        target = sum(stages.model(name)(x).logits.double() for name in ("a", "b"))
+        distances = (stages.model("student")(x).logits.double() - target).norm(dim=1)
+    assert record["test"]["values"]["teacher_logit_distance"] == pytest.approx(float(distances.mean()), rel=1e-5)
+    assert record["test"]["values"]["nmi_teacher_classes"] is None
+    assert record["test"]["missing"]["embedding_distance"] == "several teachers have no embedding in common"
