@@ -22,8 +22,6 @@ def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
         found += _reference_problems(recipe, name, stage)
         found += _model_problems(recipe, name, declaration)
         found += _training_problems(recipe, name, declaration)
-    # What all stages have of the recipe's own `train:` is wrong once.
-    found = list(dict.fromkeys(found))
     return tuple(Problem(path, document.line_of(path), message, remedy) for path, message, remedy in found)
 
 

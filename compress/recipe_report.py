@@ -16,6 +16,9 @@ from compress.kinds import OneOf
 from compress.yaml_document import Document, Path, Problem
 from runtime.errors import RecipeError
 
+# More names than this are listed only where none is near the unknown one.
+LISTED_AT_MOST = 12
+
 
 def recipe_error(path: FilePath, problems: Iterable[Problem]) -> RecipeError:
     """Return the error that shows every problem, in the order of the file."""
@@ -38,8 +41,13 @@ def dotted(path: Path) -> str:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return "Did you mean 'x'? Known: ..." for the help line of an unknown name."""
+    """Return "Did you mean 'x'? Known: ..." for the help line of an unknown name.
+
+    A long list is left out where a name is near.
+    """
     near = get_close_matches(name, known, n=1, cutoff=0.5)
+    if near and len(known) > LISTED_AT_MOST:
+        return f"Did you mean '{near[0]}'?"
     hint = f"Did you mean '{near[0]}'? " if near else ""
     return f"{hint}Known: {', '.join(known)}."
 

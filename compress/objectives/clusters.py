@@ -31,7 +31,9 @@ class ClusterSpec(TermSpec):
     needs = frozenset({"logits", "embedding"})
 
     targets: Literal["soft", "hard"] = "soft"
-    tau: float = Field(4.0, gt=0, le=FLOAT64_TAU)
+    # Only at 1 do the subclasses of a class add up, in the fold, to the probability that was taught: a class whose
+    # probability is spread over unsure subclasses loses against one whose subclass is sure at any higher tau.
+    tau: float = Field(1.0, gt=0, le=FLOAT64_TAU)
 
     def problem(self, heads: Heads) -> str | None:
         if heads.subclasses == 1:
