@@ -16,7 +16,7 @@ class Progress:
     fraction: float
     losses: Mapping[str, float]
     validation_accuracy: float | None
-    images_per_s: float
+    rows_per_s: float
     seconds_left: float
     epoch_ended: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -97,7 +98,10 @@ class Stages:
         return Preprocess(self.dataset.signature, self.dataset.normalization).to(self.device)
 
     def train(self, only: str | None = None) -> None:
-        """Make every stage (or `only` one, with those it needs), reusing finished ones; write run.json."""
+        """Make every stage (or `only` one, with those it needs), reusing finished ones; write run.json.
+
+        run.json keeps the stages of earlier calls that are still those of the recipe.
+        """
         if only is not None and only not in self.plan.recipe.stages:
             raise UsageError(f"no stage '{only}'", did_you_mean(only, list(self.plan.recipe.stages)))
         for stage in self.plan.stages:
@@ -110,9 +114,18 @@ class Stages:
                 "recipe": self.plan.recipe.name,
                 "settings": dict(self.plan.variant.settings),
                 "seed": self.plan.variant.seed,
-                "stages": {name: artifact.key for name, artifact in self.artifacts.items()},
+                "stages": self._named_stages(),
             },
         )
+
+    def _named_stages(self) -> dict[str, str]:
+        """Return the key of each stage that was made now, or before by the same recipe, in running order."""
+        try:
+            before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["stages"].items()
+        except (OSError, ValueError, KeyError, AttributeError):
+            before = ()
+        made = {*before, *((name, artifact.key) for name, artifact in self.artifacts.items())}
+        return {stage.name: stage.key for stage in self.plan.stages if (stage.name, stage.key) in made}
 
     def _ancestry(self, name: str) -> set[str]:
         return {name}.union(*(self._ancestry(parent) for parent in self.plan.stage(name).parents))

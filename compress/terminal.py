@@ -78,7 +78,7 @@ def progress_line(event: Progress) -> str:
     width = len(str(event.epochs))
     return (
         f"{event.stage}  epoch {event.epoch:>{width}}/{event.epochs}  {losses}{accuracy}"
-        f"  {event.images_per_s:,.0f} rows/s{left}"
+        f"  {event.rows_per_s:,.0f} rows/s{left}"
     )
 
 

@@ -297,7 +297,7 @@ class Trainer:
                 "validation_accuracy": accuracy,
                 "test_accuracy": self._accuracy(self.test_rows) if self.test_rows is not None else None,
                 "seconds": round(position.epoch_seconds, 3),
-                "images_per_s": round(position.seen / max(position.epoch_seconds, 1e-9), 1),
+                "rows_per_s": round(position.seen / max(position.epoch_seconds, 1e-9), 1),
             }
         )
         self._report(accuracy, ended=True)
@@ -336,7 +336,7 @@ class Trainer:
                 fraction=done / self.epochs,
                 losses=self._mean_losses(),
                 validation_accuracy=accuracy,
-                images_per_s=speed,
+                rows_per_s=speed,
                 seconds_left=rows_left / max(speed, 1e-9),
                 epoch_ended=ended,
             )

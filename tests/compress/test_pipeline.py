@@ -426,6 +426,15 @@ def test_the_device_side_is_found_from_a_folder_that_has_its_name(
     assert read(project.results / "accuracy.onnx.json")["total"] == 256
 
 
+def test_training_one_stage_leaves_the_others_named_until_the_recipe_changes_them(project: Any) -> None:
+    before = read(project.results / "run.json")["stages"]
+    project.run(until="train", only="teacher")
+    assert read(project.results / "run.json")["stages"] == before
+    project.edit("hidden: [8]", "hidden: [9]")
+    project.run(until="train", only="teacher")
+    assert read(project.results / "run.json")["stages"] == {"teacher": before["teacher"]}
+
+
 def test_an_unknown_stage_names_the_nearest(project: Any) -> None:
     with pytest.raises(UsageError, match="no stage 'studnt'") as caught:
         project.run(until="train", only="studnt")

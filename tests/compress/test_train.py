@@ -137,7 +137,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     resumed = train(plan, tmp_path / "cut", teacher=teacher)
     assert resumed.resumed_at_step == steps
     assert equal_weights(whole, resumed)
-    untimed = [[{**record, "seconds": 0, "images_per_s": 0} for record in run.records] for run in (whole, resumed)]
+    untimed = [[{**record, "seconds": 0, "rows_per_s": 0} for record in run.records] for run in (whole, resumed)]
     assert untimed[0] == untimed[1]
 
 
