@@ -26,6 +26,7 @@ from compress.checkpoint import (
 from compress.datasets import Dataset
 from compress.datasets.augment import Augment
 from compress.evaluate import predict, score
+from compress.loss_sums import LossSums, NotFiniteError
 from compress.models import Classifier, Output
 from compress.objectives import Objective, Preparation
 from compress.optimization import rate_factor
@@ -39,7 +40,7 @@ from runtime.files import write_atomically, write_json
 
 # Views of augmented rows (mirrored or not: 2) that a teacher sees once for all epochs; a run has more epochs than that.
 MOST_VIEWS = 4
-# Losses are looked at in groups: asking a GPU after every step whether one is finite would make it wait.
+# How many steps' losses wait to be summed up and looked at.
 STEPS_BETWEEN_CHECKS = 64
 
 
@@ -60,7 +61,7 @@ class _Position:
     epoch: int = 0
     step: int = 0
     sums: list[float] = field(default_factory=list)
-    seen: int = 0
+    rows: int = 0
     epoch_seconds: float = 0.0
     records: list[dict[str, Any]] = field(default_factory=list)
     best_accuracy: float = -1.0
@@ -112,7 +113,8 @@ class Trainer:
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = self.settings.optimizer.build(parameters)
         self.parameters = parameters
-        self.position = _Position(sums=[0.0] * (1 + len(self.objective.names)))
+        self.position = _Position()
+        self.losses = self._loss_sums()
         self.best: dict[str, Tensor] = {}
         self.resumed_at_step: int | None = None
 
@@ -142,17 +144,14 @@ class Trainer:
         order = epoch_order(len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device)
         self.model.train()
         started, seconds_before = time.monotonic(), position.epoch_seconds
-        pending: list[tuple[Tensor, ...]] = []
         for step in range(position.step, self.steps):
             index = order[step * batch : (step + 1) * batch]
-            pending.append(self._step(index, position.epoch + step / self.steps))
-            position.seen += len(index)
+            self.losses.add(len(index), self._step(index, position.epoch + step / self.steps))
             position.step = step + 1
             last = position.step == self.steps
             checkpoint = self._checkpoint_is_due() and not last
-            if last or checkpoint or len(pending) == STEPS_BETWEEN_CHECKS:
-                self._account(pending, order)
-                pending = []
+            if last or checkpoint or len(self.losses.pending) == STEPS_BETWEEN_CHECKS:
+                self._settle(order)
                 position.epoch_seconds = seconds_before + time.monotonic() - started
                 self._report(None)
             if checkpoint:
@@ -217,17 +216,20 @@ class Trainer:
             rows = f"{len(self.train_rows):,} rows" + (f" in {len(views)} views" if len(views) > 1 else "")
             self.notify(f"{self.stage.name}: teacher outputs of {rows} computed once and kept")
         if self.teacher.teacher is not None:
-            self.objective.prepare(
-                Preparation(
-                    self.teacher.teacher.model,
-                    self._inputs,
-                    self.train_rows.labels,
-                    self.stage.seed,
-                    self.train_rows.hidden,
-                    # The first view is the rows as they are only where nothing is augmented.
-                    self.teacher.kept[0] if self.teacher.kept and self.augment is None else None,
-                )
-            )
+            self.objective.prepare(self._preparation(self.teacher.teacher))
+
+    def _preparation(self, teacher: Teacher) -> Preparation:
+        # Kept outputs are those of the rows as they are, in full precision: what a fit takes for a direction and not
+        # for rounding is measured by that.
+        as_they_are = self.augment is None and self.settings.precision == "fp32"
+        return Preparation(
+            teacher.model,
+            self._inputs,
+            self.train_rows.labels,
+            self.stage.seed,
+            self.train_rows.hidden,
+            self.teacher.kept[0] if self.teacher.kept and as_they_are else None,
+        )
 
     def _views(self) -> list[Rows]:
         """Return the training rows in every way in which they are shown; none where there are too many to compute."""
@@ -246,25 +248,23 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _account(self, pending: list[tuple[Tensor, ...]], order: Tensor) -> None:
-        """Add the losses of the last steps to the epoch's sums; refuse NaN and Inf."""
-        values = torch.stack([value for step in pending for value in step])
-        losses = values.double().cpu().unflatten(0, (len(pending), -1))  # (steps, 1 + terms)
-        finite = losses.isfinite().all(dim=1)
-        if not finite.all():
-            self._diverged(self.position.step - len(pending) + int((~finite).nonzero()[0]), losses[~finite][0], order)
-        batch = self.settings.batch_size
-        for row, step in zip(
-            losses.tolist(), range(self.position.step - len(pending), self.position.step), strict=True
-        ):
-            size = min(batch, len(self.train_rows) - step * batch)
-            self.position.sums = [total + size * value for total, value in zip(self.position.sums, row, strict=True)]
-
-    def _diverged(self, step: int, losses: Tensor, order: Tensor) -> None:
-        batch = self.settings.batch_size
-        rows = self.train_rows.row_ids[order[step * batch : (step + 1) * batch].cpu().numpy()].tolist()
+    def _loss_sums(self) -> LossSums:
+        """Return the sums of the epoch so far, as `position` has them."""
         names = ("total", *self.objective.names)
-        values = {name: str(value) for name, value in zip(names, losses.tolist(), strict=True)}
+        return LossSums(names, self.position.sums, self.position.rows, self.position.step)
+
+    def _settle(self, order: Tensor) -> None:
+        """Sum up the losses of the last steps; refuse NaN and Inf."""
+        try:
+            self.losses.settle()
+        except NotFiniteError as error:
+            self._diverged(error, order)
+        self.position.sums, self.position.rows = self.losses.sums, self.losses.rows
+
+    def _diverged(self, error: NotFiniteError, order: Tensor) -> None:
+        step, batch = error.step, self.settings.batch_size
+        rows = self.train_rows.row_ids[order[step * batch : (step + 1) * batch].cpu().numpy()].tolist()
+        values = {name: str(value) for name, value in error.losses.items()}
         record = {
             "stage": self.stage.name,
             "epoch": self.position.epoch + 1,
@@ -278,7 +278,7 @@ class Trainer:
             + ", ".join(f"{name} {value}" for name, value in values.items()),
             f"The batch's row ids are in {self.folder / 'diverged.json'}; the last good checkpoint is kept. "
             "Try a smaller lr, warmup_epochs, or clip_norm.",
-        )
+        ) from None
 
     def _end_epoch(self) -> None:
         position = self.position
@@ -288,16 +288,15 @@ class Trainer:
             if self.settings.select == "best" and accuracy > position.best_accuracy:
                 position.best_accuracy, position.best_epoch = accuracy, position.epoch + 1
                 self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        losses = self._mean_losses()
         position.records.append(
             {
                 "epoch": position.epoch + 1,
                 "lr": self.optimizer.param_groups[0]["lr"],
-                "losses": losses,
+                "losses": self.losses.means,
                 "validation_accuracy": accuracy,
                 "test_accuracy": self._accuracy(self.test_rows) if self.test_rows is not None else None,
                 "seconds": round(position.epoch_seconds, 3),
-                "rows_per_s": round(position.seen / max(position.epoch_seconds, 1e-9), 1),
+                "rows_per_s": round(position.rows / max(position.epoch_seconds, 1e-9), 1),
             }
         )
         self._report(accuracy, ended=True)
@@ -305,10 +304,11 @@ class Trainer:
             position,
             epoch=position.epoch + 1,
             step=0,
-            sums=[0.0] * len(position.sums),
-            seen=0,
+            sums=[],
+            rows=0,
             epoch_seconds=0.0,
         )
+        self.losses = self._loss_sums()
         self._write_log()
         if self._checkpoint_is_due():
             self._save_checkpoint()
@@ -317,14 +317,10 @@ class Trainer:
         logits = predict(self.model, self.preprocess, rows)
         return score(logits, rows.labels, self.stage.heads.subclasses).accuracy
 
-    def _mean_losses(self) -> dict[str, float]:
-        names = ("total", *self.objective.names)
-        return {name: value / max(self.position.seen, 1) for name, value in zip(names, self.position.sums, strict=True)}
-
     def _report(self, accuracy: float | None, *, ended: bool = False) -> None:
         position = self.position
         done = position.epoch + position.step / self.steps
-        speed = position.seen / max(position.epoch_seconds, 1e-9)
+        speed = position.rows / max(position.epoch_seconds, 1e-9)
         rows_left = (self.epochs - done) * len(self.train_rows)
         if accuracy is None and position.records:
             accuracy = position.records[-1]["validation_accuracy"]
@@ -334,7 +330,7 @@ class Trainer:
                 epoch=position.epoch + 1,
                 epochs=self.epochs,
                 fraction=done / self.epochs,
-                losses=self._mean_losses(),
+                losses=self.losses.means,
                 validation_accuracy=accuracy,
                 rows_per_s=speed,
                 seconds_left=rows_left / max(speed, 1e-9),
@@ -379,6 +375,7 @@ class Trainer:
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.position = _Position(**checkpoint.state)
+        self.losses = self._loss_sums()
         self.resumed_at_step = checkpoint.step
         self.notify(f"{self.stage.name}: continued at epoch {self.position.epoch + 1}, step {self.position.step}")
 

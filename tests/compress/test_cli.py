@@ -242,7 +242,10 @@ def test_plan_shows_stages_and_their_state(project: Any) -> None:
     assert [(stage["stage"], stage["key"], stage["state"]) for stage in document["stages"]] == [
         (stage.name, stage.key, "reused") for stage in plan.stages
     ]
-    assert document["stages"][1]["resolved"]["parents"] == {"teacher": plan.stage("teacher").key}
+    assert document["stages"][1]["resolved"]["parents"] == {
+        "teachers": [plan.stage("teacher").key],
+        "init_from": None,
+    }
     project.edit("hidden: [8]", "hidden: [9]")
     result = project.invoke("plan", project.recipe)
     assert result.exit_code == 0

@@ -13,7 +13,7 @@ import torch
 
 from compress.checkpoint import newest_checkpoint
 from compress.datasets import Dataset, DataSpec, Split
-from compress.objectives import Heads
+from compress.objectives import Heads, Objective, Preparation
 from compress.plan import StagePlan
 from compress.progress import Progress
 from compress.recipe import StageSpec, TrainSpec
@@ -347,3 +347,17 @@ def test_teacher_outputs_are_computed_once_where_there_are_few_views_and_nothing
     asked = train(plan, tmp_path / "asked", teacher=a_teacher())
     for ours, theirs in zip(kept.records, asked.records, strict=True):
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "augment", "kept"),
+    [({}, (), True), ({"precision": "bf16"}, (), False), ({}, ("flip",), False)],
+)
+def test_terms_prepare_with_kept_outputs_only_where_these_are_of_the_rows_themselves_in_full_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], augment: tuple[Any, ...], kept: bool
+) -> None:
+    prepared: list[Preparation] = []
+    monkeypatch.setattr(Objective, "prepare", lambda self, preparation: prepared.append(preparation))
+    specs = DataSpec.model_validate({"source": "digits", "augment": augment}).augment
+    train(stage(teacher=True, augment=specs, epochs=1, **options), tmp_path, teacher=a_teacher())
+    assert [preparation.kept is not None for preparation in prepared] == [kept]
