@@ -209,7 +209,7 @@ def test_transfer_data_of_another_form_is_refused_before_anything_is_trained(
     assert result.exit_code == 2, result.output
     assert "inputs of folder are" in result.stderr
     assert "4×4×3" in result.stderr
-    assert "(8, 8, 1)" in result.stderr
+    assert "8×8×1" in result.stderr
     assert not (empty_project.runs / "stages").exists()
 
 
