@@ -29,7 +29,7 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 # A longer class name (of joined classes) would leave no room for the plot itself.
-TICK_LENGTH = 14
+TICK_LENGTH = 16
 # All of matplotlib's own fields: without them there is no metadata element and no web address in it.
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
