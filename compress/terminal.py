@@ -276,6 +276,25 @@ def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             )
 
 
+def print_data_check(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for form in found["formats"]:
+        there = "complete" if form["complete"] else "incomplete" if form["files"] else "not there"
+        rows = ", ".join(f"{split} {count:,} rows" for split, count in form["rows"].items())
+        click.echo(f"{form['form']}: {there}" + (f", {rows}" if rows else ""))
+        for file in form["files"]:
+            click.echo(f"  {file['path']}   {size(file['bytes'])}")
+        for line in (*(f"missing: {names}" for names in form["missing"]), *form["problems"]):
+            click.echo(f"  {line}")
+    if found["formats"]:
+        click.echo(f"authors: {found['origin']}")
+        click.echo(f"{found['name']} is read from: {found['reads'] or 'nothing'}")
+    else:
+        click.echo(f"{found['name']} needs no files: it comes with {found['origin']}")
+
+
 def print_catalogue(sections: Mapping[str, Sequence[Mapping[str, str]]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(sections, indent=2))
