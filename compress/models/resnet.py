@@ -85,7 +85,11 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1×1, 3×3 (with the stride) and 1×1 around the shortcut; the map is four times as wide as the 3×3."""
+    """Convolutions 1×1, 3×3 (with the stride) and 1×1 around the shortcut; the map is four times as wide as the 3×3.
+
+    The stride is the 3×3's, as in the PyTorch form of ResNet-50 whose 4.09 G multiply-accumulates are the usual
+    reference; in the paper it is the first 1×1's (3.8 G). Parameters are the same.
+    """
 
     expansion = 4
     layers = 3
