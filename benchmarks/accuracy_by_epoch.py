@@ -1,6 +1,6 @@
 """Test accuracy against training epoch, mean over seeds, of stages whose recipe asks for `test_curve`.
 
-    edgefold run lelp/mnist-2x5 --data-root data
+    edgefold run lelp/mnist-2x5-lelp --data-root data
     edgefold run subclass-distillation/mnist-2x5 --data-root data
     python benchmarks/accuracy_by_epoch.py plain=mnist-2x5-lelp/plain KD=mnist-2x5-lelp/distilled \\
         SC-D=mnist-2x5/subclass LELP=mnist-2x5-lelp/lelp --plot docs/mnist-2x5-epochs.png --output FILE.json

@@ -58,7 +58,7 @@ def test_quickstart_needs_no_data_and_makes_a_small_student() -> None:
     (variant,) = load_variants(find_recipe("quickstart"))
     made = plan(variant, None)
     teacher, student = made.stage("teacher"), made.stage(made.recipe.exported_stage)
-    assert student.teacher == "teacher"
+    assert student.teachers == ("teacher",)
     assert student.heads.subclasses > 1
     assert teacher.parameters > 5 * student.parameters
     assert made.recipe.benchmark
@@ -86,7 +86,7 @@ def test_mnist_2x5_has_the_setup_of_the_papers_notebook() -> None:
     for name in ("distilled", "subclass"):
         kl, hard = students[name].objective
         assert (kl.kind, kl.tau, kl.weight, hard.kind, hard.weight) == ("kl", 4.0, 0.5, "ce", 0.5)
-        assert students[name].teacher == "teacher"
+        assert students[name].teachers == ("teacher",)
     (term,) = students["subclass_no_labels"].objective
     assert (term.kind, term.tau) == ("intra_subclass", 4.0)
     published = {name: stage.expect.test_error_percent for name, stage in stages.items() if stage.expect}
