@@ -28,6 +28,8 @@ STYLE: Any = {
     "ytick.color": "#555555",
     "legend.frameon": False,
 }
+# A longer class name (of joined classes) would leave no room for the plot itself.
+TICK_LENGTH = 16
 # All of matplotlib's own fields: without them there is no metadata element and no web address in it.
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -141,9 +143,15 @@ def accuracy_against_latency(rows: Sequence[Row]) -> str:
     return svg_of("tradeoff", draw)
 
 
+def short(name: str) -> str:
+    """Return a name that fits beside a plot; the number of a subclass ("cat · 1") stays."""
+    name, dot, number = name.partition(" · ")
+    return (name if len(name) <= TICK_LENGTH else name[: TICK_LENGTH - 1] + "…") + dot + number
+
+
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
     """Counts by true (row) and predicted (column) class; shades are shares of the row."""
-    classes = len(names)
+    classes, names = len(names), [short(name) for name in names]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -178,8 +186,8 @@ def subclass_agreement(counts: np.ndarray, subclass_names: Sequence[str], hidden
         axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
         axes.grid(visible=False)
         axes.set(xlabel="invented subclass", ylabel="hidden label")
-        axes.set_xticks(range(len(subclass_names)), subclass_names, rotation=45, parse_math=False)
-        axes.set_yticks(range(len(hidden_names)), hidden_names, parse_math=False)
+        axes.set_xticks(range(len(subclass_names)), list(map(short, subclass_names)), rotation=45, parse_math=False)
+        axes.set_yticks(range(len(hidden_names)), list(map(short, hidden_names)), parse_math=False)
         if counts.size <= 400:
             for (i, j), share in np.ndenumerate(shares):
                 if share >= 0.005:

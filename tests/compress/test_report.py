@@ -253,3 +253,23 @@ def test_class_names_are_drawn_as_they_are_written(names: tuple[str, ...]) -> No
         page = Page(svg)
         drawn = {text.strip() for text in page.texts}
         assert all(name in drawn for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cat", "cat"),
+        ("sixteen letters.", "sixteen letters."),
+        ("airplane/bird/deer", "airplane/bird/d…"),
+        ("airplane/bird/deer · 3", "airplane/bird/d… · 3"),
+        ("cat · 12", "cat · 12"),
+    ],
+)
+def test_long_names_leave_room_for_the_plot_and_keep_their_number(name: str, expected: str) -> None:
+    assert figures.short(name) == expected
+
+
+def test_a_confusion_matrix_of_joined_classes_is_named_in_short() -> None:
+    svg = figures.confusion_matrix(np.eye(2, dtype=int), ("airplane/bird/deer/frog/ship", "automobile/cat/dog"))
+    assert "airplane/bird/d…" in svg
+    assert "airplane/bird/deer" not in svg
