@@ -254,8 +254,8 @@ def test_inverted_residual_adds_its_input_where_shapes_allow(stride: int, output
 
 
 def test_bottleneck_with_a_zero_branch_passes_its_input() -> None:
-    block, x = Bottleneck(16, 4, 1).eval(), torch.rand(2, 16, 5, 5)
-    nn.init.zeros_(block.residual[2][1].weight)
+    block, x = Bottleneck(16, 4, 1, "projection").eval(), torch.rand(2, 16, 5, 5)
+    nn.init.zeros_(block.norm3.weight)
     assert torch.equal(block(x), x)
 
 
