@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runtime.errors import BundleError, EdgefoldError, MissingExtraError, UsageError
+from runtime.errors import BundleError, DataError, EdgefoldError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from compress.plan import Plan
@@ -368,6 +368,36 @@ def doctor(as_json: bool) -> None:
     from compress.doctor import examine
 
     terminal.print_findings(examine(), as_json)
+
+
+@main.group()
+def data() -> None:
+    """Look after the data sets that a recipe names.
+
+    \b
+    Example:
+      edgefold data check mnist
+    """
+
+
+@data.command(name="check")
+@click.argument("name")
+@data_option
+@json_option
+def data_check(name: str, data_root: Path | None, as_json: bool) -> None:
+    """Show in which formats a named data set is looked for, what is there, and what is missing; exit 2 where it is.
+
+    \b
+    Example:
+      edgefold data check mnist --data-root ~/data
+    """
+    from compress import terminal
+    from compress.data_check import check_data
+
+    found = check_data(name, data_root)
+    terminal.print_data_check(found, as_json)
+    if not found["complete"]:
+        raise DataError(f"{name} is not complete in {found['folder']}", f"Its authors publish it at {found['origin']}")
 
 
 def _prepare(

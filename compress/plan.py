@@ -11,7 +11,7 @@ from typing import Any
 from compress.datasets import DataSpec, Declaration, describe, fingerprint
 from compress.datasets.augment import Augmentation
 from compress.kinds import as_recipe_value
-from compress.models import Classifier, parameter_count
+from compress.models import Classifier, Profile, parameter_count, profile_of
 from compress.objectives import Heads
 from compress.recipe import ExpectSpec, Recipe, StageSpec, TrainSpec
 from compress.recipe_checks import heads_of, require_fitting_models
@@ -49,6 +49,10 @@ class StagePlan:
     def parents(self) -> tuple[str, ...]:
         """Return the names of the stages whose weights this one reads."""
         return (*self.teachers, *([self.init_from] if self.init_from else []))
+
+    @property
+    def profile(self) -> Profile:
+        return profile_of(self.spec.model, signature=self.signature, outputs=self.outputs)
 
     def build_model(self) -> Classifier:
         return self.spec.model.build(signature=self.signature, outputs=self.outputs)

@@ -17,7 +17,7 @@ from compress.analysis.page import analysis_section
 from compress.artifact import versions
 from compress.gallery import Gallery, build_gallery
 from compress.summary import Row, summary_sentence
-from compress.units import milliseconds, size
+from compress.units import count, milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
 from runtime.latency import decode_samples
@@ -52,7 +52,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, size=size, time=milliseconds)
+    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
         sentence=summary_sentence(rows, first.plan.recipe.exported_stage),

@@ -32,7 +32,8 @@ class Row:
     """A trained stage or an exported file, over the seeds of one variant. Accuracies are shares, not percent.
 
     With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
-    deviation over seeds, `correct` and the interval are of all seeds' test rows together.
+    deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
+    multiply-accumulates for one row (`compress.models.profile`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     settings: Mapping[str, Any]
     model: str
     parameters: int
+    macs: int
     accuracies: tuple[float, ...]
     mean: float
     deviation: float | None
@@ -84,6 +86,7 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
         settings=first.plan.variant.settings,
         model=stage.spec.model.kind,
         parameters=stage.parameters,
+        macs=stage.profile.total_macs,
         agreement_with_teacher=_mean(agreements),
         size_bytes=artifacts[0].weights_bytes,
         expectation=_expectation(stage.expect, accuracy["mean"]) if stage.expect else None,
@@ -110,6 +113,7 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             settings=first.plan.variant.settings,
             model=stage.spec.model.kind,
             parameters=stage.parameters,
+            macs=stage.profile.total_macs,
             agreement_with_teacher=_mean(
                 [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
             ),

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from compress.units import duration, milliseconds, size
+from compress.units import count, duration, milliseconds, size
 
 if TYPE_CHECKING:
     from compress.analysis.command import VariantAnalysis
@@ -92,7 +92,10 @@ def print_plans(plans: Sequence[Plan], runs: Path, as_json: bool) -> None:
         stages = [_plan_json(plan.variant.folder, stage, runs) for plan in plans for stage in plan.stages]
         click.echo(json.dumps({"recipe": plans[0].recipe.name, "stages": stages}, indent=2))
     else:
-        _console(stderr=False).print(_plan_table(plans, runs))
+        console = _console(stderr=False)
+        console.print(_plan_table(plans, runs))
+        for note in dict.fromkeys(note for plan in plans for stage in plan.stages for note in stage.profile.notes):
+            console.print(f"\nnote: {note}", soft_wrap=True)
 
 
 def _plan_json(variant: str, stage: StagePlan, runs: Path) -> dict[str, Any]:
@@ -102,6 +105,7 @@ def _plan_json(variant: str, stage: StagePlan, runs: Path) -> dict[str, Any]:
         "key": stage.key,
         "state": _state(stage, runs),
         "parameters": stage.parameters,
+        "profile": stage.profile.to_json(),
         "resolved": dict(stage.resolved),
     }
 
@@ -115,12 +119,13 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
         "stage",
         "model",
         "parameters",
+        "MACs",
         "logits",
         "learns from",
         "epochs",
         "state",
     ]:
-        table.add_column(name, justify="right" if name in ("parameters", "epochs") else "left")
+        table.add_column(name, justify="right" if name in ("parameters", "MACs", "epochs") else "left")
     for plan in plans:
         for stage in plan.stages:
             heads = stage.heads
@@ -131,6 +136,7 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
                 stage.name,
                 stage.spec.model.kind,
                 f"{stage.parameters:,}",
+                count(stage.profile.total_macs),
                 logits,
                 source,
                 str(stage.train.epochs_run),
@@ -274,6 +280,25 @@ def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             click.echo(
                 f"{result['recipe']}: ok, {result['stages']} stages, {result['runs']} run{'s'[: result['runs'] != 1]}"
             )
+
+
+def print_data_check(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for form in found["formats"]:
+        there = "complete" if form["complete"] else "incomplete" if form["files"] else "not there"
+        rows = ", ".join(f"{split} {count:,} rows" for split, count in form["rows"].items())
+        click.echo(f"{form['form']}: {there}" + (f", {rows}" if rows else ""))
+        for file in form["files"]:
+            click.echo(f"  {file['path']}   {size(file['bytes'])}")
+        for line in (*(f"missing: {names}" for names in form["missing"]), *form["problems"]):
+            click.echo(f"  {line}")
+    if found["formats"]:
+        click.echo(f"authors: {found['origin']}")
+        click.echo(f"{found['name']} is read from: {found['reads'] or 'nothing'}")
+    else:
+        click.echo(f"{found['name']} needs no files: it comes with {found['origin']}")
 
 
 def print_catalogue(sections: Mapping[str, Sequence[Mapping[str, str]]], as_json: bool) -> None:

@@ -7,6 +7,16 @@ def size(count: int) -> str:
     return f"{count / 1000:,.1f} kB" if count < 1_000_000 else f"{count / 1e6:,.2f} MB"
 
 
+def count(number: int) -> str:
+    """Return a number with three digits and k, M, G or T: 1.81 G."""
+    scaled = float(number)
+    for unit in ("", " k", " M", " G", " T"):
+        if scaled < 999.5 or unit == " T":
+            break
+        scaled /= 1000
+    return f"{scaled:.{max(0, 3 - len(str(round(scaled))))}f}{unit}" if unit else str(number)
+
+
 def milliseconds(value: float | None) -> str:
     if value is None:
         return ""

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from compress.datasets.bad_rows import StoredRows, usable_rows
-from compress.datasets.base import Int64Array, Split
+from compress.datasets.base import Declaration, Int64Array, Split
 from compress.datasets.holdout import with_test, with_test_rows
-from compress.datasets.parquet_files import SPLITS, ClassLabels, Shards, embedded_class_names, find_shards
+from compress.datasets.parquet_files import SPLITS, ClassLabels, Shards, embedded_class_names, find_shards, shard_split
 from compress.datasets.root import missing
 from runtime.errors import DataError
 
@@ -41,6 +41,10 @@ class LabelledParquet:
         """Return a split's rows, given its labels and what is wrong with them."""
         raise NotImplementedError(f"{type(self).__name__} must define stored")
 
+    def inspect(self) -> Declaration:
+        """Return what the files say at a glance."""
+        raise NotImplementedError(f"{type(self).__name__} must define inspect")
+
     @cached_property
     def shards(self) -> Mapping[str, Shards]:
         if not self.folder.is_dir():
@@ -51,6 +55,16 @@ class LabelledParquet:
                 there = ", ".join(path.name for path in sorted(self.folder.iterdir())[:10]) or "nothing"
                 raise self._missing(f"no {split}-*-of-*.parquet; it holds {there}")
         return shards
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder holds a split's parquet files, whole or in part."""
+        return any(shard_split(path) for path in self.folder.glob("*.parquet"))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the folder holds parquet files of every split that must be there."""
+        return set(self.required) <= {shard_split(path) for path in self.folder.glob("*.parquet")}
 
     @property
     def rows(self) -> dict[str, int]:

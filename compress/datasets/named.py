@@ -1,4 +1,4 @@
-"""`mnist`, `cifar10`, `cifar100`: known data sets, as parquet folders of that name under the data root."""
+"""`mnist`, `cifar10`, `cifar100`: known sets, as parquet or their authors' files in folders of that name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from compress.datasets.author_files import AuthorFiles, SetFiles
 from compress.datasets.base import Declaration, Stored
+from compress.datasets.cifar_files import CIFAR_10, CIFAR_100, CifarFormat, cifar_layouts
 from compress.datasets.decode import Shape
+from compress.datasets.idx import IdxFiles
 from compress.datasets.labelled_parquet import LabelledParquet
 from compress.datasets.parquet_files import embedded_class_names
 from compress.datasets.parquet_folder import ParquetFolder
@@ -31,15 +34,40 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 class NamedSet(Spec):
-    """A data set whose classes and rows are known before its files are opened."""
+    """A data set whose classes and rows are known before its files are opened.
+
+    It may lie in several formats, of which the first that is complete is read, parquet before the authors' own. The
+    same set has another fingerprint in another format. origin: where its authors publish it.
+    """
 
     class_names: ClassVar[tuple[str, ...]]
     rows: ClassVar[dict[str, int]]
     own: ClassVar[str] = "parquet"  # the source for such data of one's own
+    origin: ClassVar[str]
 
-    def folder(self, root: Path | None) -> LabelledParquet:
-        """Return the set's folder under the data root. Raises DataError where no root is named."""
-        raise NotImplementedError(f"{type(self).__name__} must define folder")
+    def parquet(self, where: Path) -> LabelledParquet:
+        """Return the set as parquet files in the folder `where`."""
+        raise NotImplementedError(f"{type(self).__name__} must define parquet")
+
+    def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
+        """Return the set in its authors' formats in the folder `where`, those that are read first before the others.
+
+        layout: what the message says about missing files.
+        """
+        return ()
+
+    def folder(self, root: Path | None) -> SetFiles:
+        """Return the set's files under the data root. Raises DataError where no root is named."""
+        where = self.where(root)
+        formats = self.author_files(where, self.layout(where))
+        parquet = self.parquet(where)
+        if parquet.is_complete:
+            return parquet
+        complete = next((files for files in formats if not files.absent), None)
+        if complete is not None or parquet.is_there:
+            return complete or parquet
+        # What is there in part is what was meant: its message names the file that is missing.
+        return next((files for files in formats if files.found), parquet)
 
     def input_in_words(self) -> str:
         """Return the name of the input column and what it holds, for the message when files are missing."""
@@ -61,25 +89,26 @@ class NamedSet(Spec):
             f"Columns: {self.input_in_words()} and 'label' (whole number, 0 to {len(self.class_names) - 1}).\n"
             f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
         )
-        return "\n".join([*files, columns])
+        formats = [f"or, as published at {self.origin}:\n{files.lines()}" for files in self.author_files(folder)]
+        return "\n".join([*files, columns, *formats])
 
-    def check(self, folder: LabelledParquet) -> None:
+    def check(self, folder: SetFiles) -> None:
         """Raise DataError for files of another set; warn of another number of rows."""
-        for split, shards in folder.shards.items():
+        if isinstance(folder, LabelledParquet):
+            self.check_classes(folder)
+        for split, rows in folder.rows.items():
+            if (expected := self.rows.get(split)) is not None and rows != expected:
+                log.warning("%s: split %s has %d rows, the published set %d", folder.folder, split, rows, expected)
+
+    def check_classes(self, folder: LabelledParquet) -> None:
+        """Raise DataError for parquet files that name other classes."""
+        for shards in folder.shards.values():
             embedded = embedded_class_names(shards.schema, folder.label_column)
             if embedded is not None and embedded != self.class_names:
                 raise DataError(
                     f"{shards.paths[0]} is not {self.kind}: its classes are {_first(embedded)}, "
                     f"expected {_first(self.class_names)}",
                     remedy=f"For data of your own use `source: {{{self.own}: {{path: ...}}}}`.",
-                )
-            if (expected := self.rows.get(split)) is not None and shards.rows != expected:
-                log.warning(
-                    "%s: split %s has %d rows, the published set %d",
-                    folder.folder,
-                    split,
-                    shards.rows,
-                    expected,
                 )
 
 
@@ -112,8 +141,7 @@ class NamedImages(NamedSet):
             splits=folder.read(cache, allowed_bad_rows),
         )
 
-    def folder(self, root: Path | None) -> ParquetFolder:
-        where = self.where(root)
+    def parquet(self, where: Path) -> ParquetFolder:
         return ParquetFolder(
             title=self.kind,
             folder=where,
@@ -137,27 +165,41 @@ class Mnist(NamedImages):
     """Handwritten digits, 28×28 grey, 60,000 train and 10,000 test rows (LeCun et al. 1998)."""
 
     kind = "mnist"
+    origin = "http://yann.lecun.com/exdb/mnist/"
     class_names = tuple(str(digit) for digit in range(10))
     shape = (28, 28, 1)
     normalization = Normalization(scale=1 / 255, mean=(0.1307,), std=(0.3081,))
     rows: ClassVar = {"train": 60_000, "test": 10_000}
+
+    def author_files(self, where: Path, layout: str = "") -> tuple[IdxFiles, ...]:
+        return (IdxFiles(self.kind, where, layout, class_names=self.class_names, shape=self.shape),)
 
 
 class Cifar10(NamedImages):
     """Photographs of ten classes, 32×32 RGB, 50,000 train and 10,000 test rows (Krizhevsky 2009)."""
 
     kind = "cifar10"
+    origin = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    formats: ClassVar[tuple[CifarFormat, ...]] = CIFAR_10
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     shape = (32, 32, 3)
     normalization = Normalization(scale=1 / 255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
     rows: ClassVar = {"train": 50_000, "test": 10_000}
+
+    def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
+        return cifar_layouts(self.formats, self.kind, where, self.class_names, layout)
 
 
 class Cifar100(NamedImages):
     """Photographs of a hundred classes, 32×32 RGB, 50,000 train and 10,000 test rows (Krizhevsky 2009)."""
 
     kind = "cifar100"
+    origin = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    formats: ClassVar[tuple[CifarFormat, ...]] = CIFAR_100
     class_names = tuple(_CIFAR_100.split())
     shape = (32, 32, 3)
     normalization = Normalization(scale=1 / 255, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
     rows: ClassVar = {"train": 50_000, "test": 10_000}
+
+    def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
+        return cifar_layouts(self.formats, self.kind, where, self.class_names, layout)

@@ -38,11 +38,10 @@ class NamedText(NamedSet):
             normalization=None,
             fingerprint=folder.fingerprint(),
             splits=folder.read(cache, allowed_bad_rows),
-            featuriser=folder.featuriser,
+            featuriser=self.features.featuriser(),
         )
 
-    def folder(self, root: Path | None) -> TextFolder:
-        where = self.where(root)
+    def parquet(self, where: Path) -> TextFolder:
         return TextFolder(
             title=self.kind,
             folder=where,
@@ -64,6 +63,7 @@ class Sst2(NamedText):
     """
 
     kind = "sst2"
+    origin = "https://gluebenchmark.com/tasks"
     class_names = ("negative", "positive")
     column = "sentence"
     rows: ClassVar = {"train": 67_349, "test": 872}
@@ -76,6 +76,7 @@ class Cola(NamedText):
     """
 
     kind = "cola"
+    origin = "https://gluebenchmark.com/tasks"
     class_names = ("unacceptable", "acceptable")
     column = "sentence"
     rows: ClassVar = {"train": 8_551, "test": 1_043}
@@ -85,6 +86,7 @@ class RottenTomatoes(NamedText):
     """Film review sentences, negative or positive: 8,530 train, 1,066 validation, 1,066 test rows (Pang & Lee 2005)."""
 
     kind = "rotten_tomatoes"
+    origin = "https://www.cs.cornell.edu/people/pabo/movie-review-data/"
     class_names = ("neg", "pos")
     column = "text"
     rows: ClassVar = {"train": 8_530, "validation": 1_066, "test": 1_066}

@@ -130,6 +130,12 @@ def find_shards(folder: Path) -> dict[str, Shards]:
     }
 
 
+def shard_split(path: Path) -> str | None:
+    """Return the split that a file belongs to by its name, None for other files."""
+    match = _SHARD.fullmatch(path.name)
+    return match["split"] if match is not None and match["split"] in SPLITS else None
+
+
 def embedded_class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     """Return the ClassLabel names that Hugging Face `datasets` writes into the schema, None without them."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
+from compress.datasets.idx import Idx
 from compress.datasets.named import Cifar10, Cifar100, Mnist
 from compress.datasets.named_text import Cola, RottenTomatoes, Sst2
 from compress.datasets.parquet import Parquet
@@ -14,6 +15,7 @@ SOURCES: dict[str, type[Spec]] = {
     "digits": Digits,
     "parquet": Parquet,
     "folder": Folder,
+    "idx": Idx,
     "mnist": Mnist,
     "cifar10": Cifar10,
     "cifar100": Cifar100,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.kinds import Spec
 from export.graph import InputSignature
 
-Init = Literal["glorot", "he", "torch"]
+Init = Literal["glorot", "he", "he_fan_out", "torch"]
 
 
 class Output(NamedTuple):
@@ -81,7 +81,8 @@ def initialise(model: nn.Module, init: Init) -> None:
 
     glorot: uniform in ±sqrt(6 / (fan_in + fan_out)), zero biases (Glorot & Bengio 2010; the default of Keras, and so
     of the papers whose code is in TensorFlow). he: normal with variance 2 / fan_in, zero biases (He et al. 2015).
-    torch: left as PyTorch makes them.
+    he_fan_out: convolutions normal with variance 2 / fan_out, linear layers as PyTorch makes them, zero biases (the
+    published code of wide residual networks and of the CRD benchmark). torch: left as PyTorch makes them.
     """
     if init == "torch":
         return
@@ -89,6 +90,9 @@ def initialise(model: nn.Module, init: Init) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
             if init == "glorot":
                 nn.init.xavier_uniform_(module.weight)
+            elif init == "he_fan_out":
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             else:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:

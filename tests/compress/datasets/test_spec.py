@@ -45,7 +45,7 @@ def as_loaded(value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_written_out_spec_reads_back_the_same(kind: str) -> None:
-    source = {kind: {"path": "x"}} if kind in ("parquet", "folder", "text_parquet") else kind
+    source = {kind: {"path": "x"}} if kind in ("parquet", "folder", "idx", "text_parquet") else kind
     declared = DataSpec.model_validate({"source": source}).source.declare().signature
     is_text = declared is not None and declared.ids is not None
     of_images = {} if is_text else {"augment": ({"translate": {"pixels": 1}},), "normalize": "unit"}
