@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from true_formats.mnist import idx_bytes
 
 from compress.datasets import DataSpec, describe, fingerprint, load
 from compress.datasets.idx import read_idx
@@ -16,11 +16,6 @@ from runtime.errors import DataError
 
 LABELS = np.arange(20, dtype=np.uint8) % 10
 MNIST = DataSpec.model_validate({"source": "mnist", "validation": 0})
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    """The format by its description: two zero bytes, 0x08 for unsigned bytes, the rank, big-endian sizes, the data."""
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
