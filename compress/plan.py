@@ -13,7 +13,8 @@ from compress.datasets.augment import Augmentation
 from compress.kinds import as_recipe_value
 from compress.models import Classifier, Profile, parameter_count, profile_of
 from compress.objectives import Heads
-from compress.recipe import ExpectSpec, Recipe, StageSpec, TrainSpec
+from compress.published import ExpectSpec
+from compress.recipe import Recipe, StageSpec, TrainSpec
 from compress.recipe_checks import heads_of, require_fitting_models
 from compress.variants import Variant
 from export.graph import InputSignature

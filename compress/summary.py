@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from compress.plan import Plan
-from compress.recipe import ExpectSpec
+from compress.published import ExpectSpec
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
@@ -21,6 +21,7 @@ class Expectation:
 
     metric: str
     published: float
+    published_deviation: float | None
     ours: float
     tolerance: str
     source: str
@@ -64,7 +65,8 @@ def summarise(runs: Sequence[VariantRun]) -> tuple[Row, ...]:
     """Return the rows of a recipe's runs, seeds of one variant gathered into one row."""
     groups: dict[str, list[VariantRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(run.plan.variant.settings, default=str), []).append(run)
+        variant = run.plan.variant
+        groups.setdefault(json.dumps([variant.label, variant.settings], default=str), []).append(run)
     rows: list[Row] = []
     for group in groups.values():
         rows += [_stage_row(group, name) for name in group[0].artifacts]
@@ -145,22 +147,18 @@ def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _expectation(expect: ExpectSpec, accuracy: float) -> Expectation:
     if expect.test_error_percent is not None:
-        metric, published, ours, worse = "test error %", expect.test_error_percent, 100 * (1 - accuracy), 1.0
+        metric, cell, ours, worse = "test error %", expect.test_error_percent, 100 * (1 - accuracy), 1.0
     else:
-        metric, published, ours, worse = (
-            "test accuracy %",
-            expect.test_accuracy_percent or 0.0,
-            100 * accuracy,
-            -1.0,
-        )
+        assert expect.test_accuracy_percent is not None  # one of the two: ExpectSpec
+        metric, cell, ours, worse = "test accuracy %", expect.test_accuracy_percent, 100 * accuracy, -1.0
     # Rounded, so that 0.93 + 0.12 admits 1.05 as a reader would expect.
-    off = round(worse * (ours - published), 9)
+    off = round(worse * (ours - cell.mean), 9)
     if expect.within is not None:
-        return Expectation(
-            metric, published, ours, f"within {expect.within:g}", expect.source, abs(off) <= expect.within
-        )
-    allowed = expect.no_worse_by or 0.0
-    return Expectation(metric, published, ours, f"no worse by {allowed:g}", expect.source, off <= allowed)
+        tolerance, passed = f"within {expect.within:g}", abs(off) <= expect.within
+    else:
+        allowed = expect.no_worse_by or 0.0
+        tolerance, passed = f"no worse by {allowed:g}", off <= allowed
+    return Expectation(metric, cell.mean, cell.deviation, ours, tolerance, expect.source, passed)
 
 
 def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
@@ -176,8 +174,11 @@ def _latency_note(bench: Mapping[str, Any] | None) -> str:
 
 
 def variant_name(plan: Plan) -> str:
-    """Return the swept values of a plan in words, "" where nothing is swept."""
-    return ", ".join(f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in plan.variant.settings.items())
+    """Return a plan's row of the sweep by its label, else its swept values in words; "" where nothing is swept."""
+    if plan.variant.label:
+        return plan.variant.label
+    settings = {path: value for path, value in plan.variant.settings.items() if not path.startswith("expect")}
+    return ", ".join(f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in settings.items())
 
 
 def _written(value: Any) -> str:

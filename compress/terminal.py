@@ -211,7 +211,8 @@ def _expectation_cells(row: Row) -> list[str]:
         return ["", ""]
     verdict = "met" if expectation.passed else "MISSED"
     metric = expectation.metric.removeprefix("test ")
-    return [f"{metric} {expectation.published:.2f}", f"ours {expectation.ours:.2f}, {verdict}"]
+    spread = "" if expectation.published_deviation is None else f" ± {expectation.published_deviation:.2f}"
+    return [f"{metric} {expectation.published:.2f}{spread}", f"ours {expectation.ours:.2f}, {verdict}"]
 
 
 def print_analyses(analyses: Sequence[VariantAnalysis], as_json: bool) -> None:
