@@ -77,9 +77,9 @@ def _author_files(files: AuthorFiles, published: Mapping[str, int]) -> dict[str,
     problems: list[str] = []
     if not missing:
         try:
-            stored = files.stored(None)
-            rows = {split: len(part.labels) for split, part in stored.items()}
-            problems = [f"{split} has {len(part.bad):,} unusable row(s)" for split, part in stored.items() if part.bad]
+            examined = files.examined()
+            rows = {split: count for split, (count, _) in examined.items()}
+            problems = [f"{split} has {len(bad):,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
             problems += _other_rows(rows, published)
         except DataError as error:
             problems = [error.message]
@@ -100,8 +100,12 @@ def _state(
     return {
         "form": form,
         "complete": not missing and not problems,
-        "files": [{"path": str(path), "bytes": path.stat().st_size} for path in files],
+        "files": [{"path": str(path), "bytes": _size(path)} for path in files],
         "missing": missing,
         "rows": rows,
         "problems": problems,
     }
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size

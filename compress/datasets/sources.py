@@ -6,7 +6,7 @@ from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
 from compress.datasets.idx import Idx
 from compress.datasets.named import Cifar10, Cifar100, Mnist
-from compress.datasets.named_text import Cola, RottenTomatoes, Sst2
+from compress.datasets.named_text import AmazonReviews, Cola, Imdb, RottenTomatoes, Sentiment140, Sst2
 from compress.datasets.parquet import Parquet
 from compress.datasets.text_parquet import TextParquet
 from compress.kinds import Spec
@@ -23,4 +23,7 @@ SOURCES: dict[str, type[Spec]] = {
     "sst2": Sst2,
     "cola": Cola,
     "rotten_tomatoes": RottenTomatoes,
+    "imdb": Imdb,
+    "amazon_reviews": AmazonReviews,
+    "sentiment140": Sentiment140,
 }
