@@ -9,6 +9,7 @@ from compress.datasets.named import Cifar10, Cifar100, Mnist
 from compress.datasets.named_text import AmazonReviews, Cola, Imdb, RottenTomatoes, Sentiment140, Sst2
 from compress.datasets.parquet import Parquet
 from compress.datasets.text_parquet import TextParquet
+from compress.datasets.text_table import TextCsv, TextJsonl
 from compress.kinds import Spec
 
 SOURCES: dict[str, type[Spec]] = {
@@ -20,6 +21,8 @@ SOURCES: dict[str, type[Spec]] = {
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "text_parquet": TextParquet,
+    "text_csv": TextCsv,
+    "text_jsonl": TextJsonl,
     "sst2": Sst2,
     "cola": Cola,
     "rotten_tomatoes": RottenTomatoes,
