@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
+from compress.datasets.hub import Hub
 from compress.datasets.idx import Idx
 from compress.datasets.named import Cifar10, Cifar100, Mnist
 from compress.datasets.named_text import AmazonReviews, Cola, Imdb, RottenTomatoes, Sentiment140, Sst2
@@ -20,6 +21,7 @@ SOURCES: dict[str, type[Spec]] = {
     "mnist": Mnist,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
+    "hub": Hub,
     "text_parquet": TextParquet,
     "text_csv": TextCsv,
     "text_jsonl": TextJsonl,
