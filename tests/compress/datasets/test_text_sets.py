@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,23 @@ def test_the_first_pass_keeps_no_more_than_it_says() -> None:
     assert scan_rows(iter(rows), with_texts=True).texts == ["a", "", "b", "c"]
 
 
+def test_strings_of_train_are_not_held(tmp_path: Path) -> None:
+    folder = tmp_path / "sentiment140"
+    folder.mkdir()
+    # 5,000 rows of 1,000 signs: 5 MB as text, 160 kB as ids.
+    rows = (f'"{4 * (row % 2)}","{row}","a date","NO_QUERY","me","{row:01000d}"\n' for row in range(5_000))
+    (folder / "training.1600000.processed.noemoticon.csv").write_text("".join(rows))
+    (folder / "testdata.manual.2009.06.14.csv").write_text('"0","1","a date","NO_QUERY","me","bad"\n')
+    tracemalloc.start()
+    try:
+        dataset = read("sentiment140", tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(dataset.train) == 5_000
+    assert peak < 3_500_000
+
+
 def test_labels_are_numbers_where_all_of_them_are() -> None:
     assert label_column(["10", "9", "-1"]).to_pylist() == [10, 9, -1]
     assert label_column(["10", "nine"]).to_pylist() == ["10", "nine"]
@@ -414,6 +432,20 @@ def test_the_check_tells_files_archive_and_origin(tmp_path: Path, kind: str, mon
     archive = check(kind, "--data-root", tmp_path)
     assert (archive["exit"], archive["reads"]) == (0, f"the archive {ARCHIVES[kind][0]}")
     assert archive["formats"][2]["rows"] == rows
+
+
+def test_the_check_takes_a_sets_options(tmp_path: Path) -> None:
+    written(tmp_path, "amazon_reviews", rows=20, classes=2)
+    found = check("amazon_reviews: {labels: polarity}", "--data-root", tmp_path)
+    assert found["formats"][1]["problems"][0] == "train has 20 rows, the published set 3,600,000"
+    assert check("amazon_reviews", "--data-root", tmp_path)["reads"] is None
+    for words, says in (
+        ("amazon_reviews: {label: stars}", "label"),
+        ("text_csv: {path: x}", "'text_csv' reads data of y"),
+    ):
+        refused = CliRunner().invoke(main, ["data", "check", words, "--data-root", str(tmp_path)])
+        assert refused.exit_code == 2
+        assert says in refused.stderr
 
 
 def test_the_check_encodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
