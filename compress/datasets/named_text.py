@@ -137,7 +137,8 @@ class AmazonReviews(NamedText):
     """Product reviews, title and text, as Zhang, Zhao & LeCun (2015) drew them from McAuley & Leskovec's (2013).
 
     labels: `stars` for five classes, 600,000 train and 130,000 test rows of each; `polarity` for two, of 1,800,000 and
-    200,000: one and two stars are negative, four and five positive, and there are no reviews of three.
+    200,000: one and two stars are negative, four and five positive, and there are no reviews of three. For two classes
+    with those of three among them, and with stars as hidden labels, join the five by `relabel`.
     """
 
     kind = "amazon_reviews"

@@ -289,6 +289,25 @@ def test_labels_are_numbers_where_all_of_them_are() -> None:
     assert label_column(["9" * 30]).to_pylist() == ["9" * 30]
 
 
+@pytest.mark.parametrize("kind", SETS)
+def test_the_writers_texts_tell_their_class(tmp_path: Path, kind: str) -> None:
+    contents = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        written(tmp_path / folder, kind, rows=20, seed=seed)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / folder).rglob("*")) if path.is_file()])
+    assert contents[0] == contents[1] != contents[2]
+    data = spec(kind, source={"features": {"buckets": 512, "length": 40, "ngrams": 1}})
+    dataset = load(data, seed=0, data_root=written(tmp_path, kind, rows=400))
+    # A rule that only counts in which class a word is commoner, and so can be no better than the texts.
+    counts = np.zeros((len(dataset.class_names), 512))
+    for ids, label in zip(dataset.train.inputs, dataset.train.labels, strict=True):
+        np.add.at(counts[label], ids[ids > 0], 1)
+    scores = np.log((counts + 1) / (counts + 1).sum(1, keepdims=True))
+    scores[:, 0] = 0
+    right = scores[:, dataset.test.inputs].sum(2).argmax(0) == dataset.test.labels
+    assert 0.75 < right.mean() < 0.99
+
+
 # What is refused
 
 
