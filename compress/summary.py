@@ -44,6 +44,7 @@ class Row:
     model: str
     parameters: int
     macs: int
+    teachers: tuple[str, ...]
     accuracies: tuple[float, ...]
     mean: float
     deviation: float | None
@@ -89,6 +90,7 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
         model=stage.spec.model.kind,
         parameters=stage.parameters,
         macs=stage.profile.total_macs,
+        teachers=stage.teachers,
         agreement_with_teacher=_mean(agreements),
         size_bytes=artifacts[0].weights_bytes,
         expectation=_expectation(stage.expect, accuracy["mean"], first.plan.variant.scale == 1)
@@ -118,6 +120,7 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             model=stage.spec.model.kind,
             parameters=stage.parameters,
             macs=stage.profile.total_macs,
+            teachers=stage.teachers,
             agreement_with_teacher=_mean(
                 [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
             ),
@@ -209,7 +212,13 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     parts = [f"{100 * row.mean:.2f} % test accuracy {interval}", size(row.size_bytes)]
     if row.p50_ms is not None:
         parts.append(f"{milliseconds(row.p50_ms)} a call")
-    largest = max((other for other in rows if other.what == "stage"), key=lambda other: other.parameters)
-    if largest.parameters > row.parameters:
-        parts.append(f"{largest.parameters / row.parameters:.1f} times fewer parameters than {largest.name}")
+    if larger := _shrunk_from(rows, row):
+        parts.append(f"{larger.parameters / row.parameters:.1f} times fewer parameters than {larger.name}")
     return ", ".join(parts) + "."
+
+
+def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:
+    """Return the largest of a student's own teachers, if it is larger than the student."""
+    teachers = [other for other in rows if other.variant == row.variant and other.name in row.teachers]
+    largest = max(teachers, key=lambda other: other.parameters, default=None)
+    return largest if largest is not None and largest.parameters > row.parameters else None
