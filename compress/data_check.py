@@ -19,15 +19,15 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
     """Return which formats the source looks for, what is there of each, and whether one of them is the whole set.
 
     A format is complete when all its files are there with as many rows as published. The authors' files are read whole
-    for that, and all their rows must be usable; of parquet files the footers are. Raises UsageError for a name that is
-    no named set, DataError where no data root is named.
+    for that, and all their rows must be usable; of parquet files the footers are; image files are counted. Raises
+    UsageError for a name that is no named set, DataError where no data root is named.
     """
     if name == "digits":
         return {"name": name, "complete": True, "reads": None, "origin": "scikit-learn", "folder": None, "formats": []}
     source = _named_set(name)
     root = find_root(data_root, None)
     folder = source.where(root)
-    formats = [_parquet(source.parquet(folder), source)]
+    formats = [_parquet(source.parquet(folder), source)] if source.in_parquet else []
     formats += [_author_files(files, source.rows) for files in source.author_files(folder)]
     # What is read is the source's to choose: a format that is read first but is damaged hides a good one.
     chosen = _form(source.folder(root))
@@ -77,9 +77,9 @@ def _author_files(files: AuthorFiles, published: Mapping[str, int]) -> dict[str,
     problems: list[str] = []
     if not missing:
         try:
-            stored = files.stored(None)
-            rows = {split: len(part.labels) for split, part in stored.items()}
-            problems = [f"{split} has {len(part.bad):,} unusable row(s)" for split, part in stored.items() if part.bad]
+            examined = files.examined()
+            rows = {split: count for split, (count, _) in examined.items()}
+            problems = [f"{split} has {bad:,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
             problems += _other_rows(rows, published)
         except DataError as error:
             problems = [error.message]

@@ -144,25 +144,26 @@ class Trainer:
         order = epoch_order(len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device)
         self.model.train()
         started, seconds_before = time.monotonic(), position.epoch_seconds
-        for step in range(position.step, self.steps):
-            index = order[step * batch : (step + 1) * batch]
-            self.losses.add(len(index), self._step(index, position.epoch + step / self.steps))
-            position.step = step + 1
-            last = position.step == self.steps
-            checkpoint = self._checkpoint_is_due() and not last
-            if last or checkpoint or len(self.losses.pending) == STEPS_BETWEEN_CHECKS:
-                self._settle(order)
-                position.epoch_seconds = seconds_before + time.monotonic() - started
-                self._report(None)
-            if checkpoint:
-                self._save_checkpoint()
+        left = order.split(batch)[position.step : self.steps]
+        with contextlib.closing(self.train_rows.batches(left)) as batches:
+            for index, (inputs, labels) in zip(left, batches, strict=True):
+                losses = self._step(index, inputs, labels, position.epoch + position.step / self.steps)
+                self.losses.add(len(index), losses)
+                position.step += 1
+                last = position.step == self.steps
+                checkpoint = self._checkpoint_is_due() and not last
+                if last or checkpoint or len(self.losses.pending) == STEPS_BETWEEN_CHECKS:
+                    self._settle(order)
+                    position.epoch_seconds = seconds_before + time.monotonic() - started
+                    self._report(None)
+                if checkpoint:
+                    self._save_checkpoint()
 
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self.last_checkpoint > self.checkpoint_every_s
 
-    def _step(self, index: Tensor, epoch: float) -> tuple[Tensor, ...]:
-        """Take one optimizer step; return the total and each term, scalars on the device."""
-        inputs, labels = self.train_rows.gather(index)
+    def _step(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: float) -> tuple[Tensor, ...]:
+        """Take one optimizer step on the rows `index`; return the total and each term, scalars on the device."""
         choice = None
         if self.augment is not None:
             choice = self.augment.draw(len(index), self.augment_generator)

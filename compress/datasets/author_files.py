@@ -78,6 +78,10 @@ class AuthorFiles:
         """Return the rows of each split as stored."""
         raise NotImplementedError(f"{type(self).__name__} must define stored")
 
+    def examined(self) -> dict[str, tuple[int, int]]:
+        """Return the rows of each split, and how many of them cannot be used, for `edgefold data check`."""
+        return {split: (len(part.labels), len(part.bad)) for split, part in self.stored(None).items()}
+
     def inspect(self) -> Declaration:
         raise NotImplementedError(f"{type(self).__name__} must define inspect")
 

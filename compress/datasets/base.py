@@ -7,30 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from compress.datasets.arrays import Int32Array, Int64Array, Positions, Texts, UInt8Array
+from compress.datasets.stream import ImageStream
 from export.graph import InputSignature, Normalization
 from runtime.text import HashedNgrams
-
-UInt8Array = npt.NDArray[np.uint8]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-Texts = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams. A stream of images
+    decodes what is asked for; an array and a stream give the same for an index.
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
     texts: (N,) strings as stored, None for images.
     """
 
-    inputs: UInt8Array | Int32Array
+    inputs: UInt8Array | Int32Array | ImageStream
     labels: Int64Array
     hidden: Int64Array | None
     row_ids: Int64Array
@@ -39,10 +34,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, positions: npt.NDArray[np.intp] | slice) -> Split:
-        """Return the rows at `positions`; an index array copies, a slice does not."""
+    def take(self, positions: Positions) -> Split:
+        """Return the rows at `positions`; an index array copies, a slice and a stream do not."""
+        inputs = self.inputs
         return Split(
-            inputs=self.inputs[positions],
+            inputs=inputs.take(positions) if isinstance(inputs, ImageStream) else inputs[positions],
             labels=self.labels[positions],
             hidden=None if self.hidden is None else self.hidden[positions],
             row_ids=self.row_ids[positions],
@@ -50,7 +46,9 @@ class Split:
         )
 
     def in_memory(self) -> Split:
-        """Return the split with writable inputs: torch.from_numpy warns of a read-only memory map."""
+        """Return the split with writable inputs: torch.from_numpy warns of a read-only memory map. A stream stays."""
+        if isinstance(self.inputs, ImageStream):
+            return self
         return self if self.inputs.flags.writeable else replace(self, inputs=self.inputs.copy())
 
 

@@ -40,12 +40,14 @@ class NamedSet(Spec):
     """A data set whose classes and rows are known before its files are opened.
 
     It may lie in several formats, of which the first that is complete is read, parquet before the authors' own. The
-    same set has another fingerprint in another format. origin: where its authors publish it.
+    same set has another fingerprint in another format. origin: where its authors publish it. in_parquet: whether
+    parquet files of it are read.
     """
 
     class_names: ClassVar[tuple[str, ...]]
     rows: ClassVar[dict[str, int]]
     own: ClassVar[str] = "parquet"  # the source for such data of one's own
+    in_parquet: ClassVar[bool] = True
     origin: ClassVar[str]
 
     def parquet(self, where: Path) -> LabelledParquet:
@@ -63,14 +65,16 @@ class NamedSet(Spec):
         """Return the set's files under the data root. Raises DataError where no root is named."""
         where = self.where(root)
         formats = self.author_files(where, self.layout(where))
-        parquet = self.parquet(where)
-        if parquet.is_complete:
+        parquet = self.parquet(where) if self.in_parquet else None
+        if parquet is not None and parquet.is_complete:
             return parquet
         complete = next((files for files in formats if not files.absent), None)
-        if complete is not None or parquet.is_there:
-            return complete or parquet
+        if complete is not None:
+            return complete
+        if parquet is not None and parquet.is_there:
+            return parquet
         # What is there in part is what was meant: its message names the file that is missing.
-        return next((files for files in formats if files.found), parquet)
+        return next((files for files in formats if files.found), parquet or formats[0])
 
     def input_in_words(self) -> str:
         """Return the name of the input column and what it holds, for the message when files are missing."""
@@ -87,13 +91,16 @@ class NamedSet(Spec):
         return where
 
     def layout(self, folder: Path) -> str:
+        published = f"as published at {self.origin}:"
+        formats = [f"{published}\n{files.lines()}" for files in self.author_files(folder)]
+        if not self.in_parquet:
+            return "\n".join(formats)
         files = [f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows" for split, count in self.rows.items()]
         columns = (
             f"Columns: {self.input_in_words()} and 'label' (whole number, 0 to {len(self.class_names) - 1}).\n"
             f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
         )
-        formats = [f"or, as published at {self.origin}:\n{files.lines()}" for files in self.author_files(folder)]
-        return "\n".join([*files, columns, *formats])
+        return "\n".join([*files, columns, *(f"or, {form}" for form in formats)])
 
     def check(self, folder: SetFiles) -> None:
         """Raise DataError for files of another set; warn of another number of rows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
 from compress.datasets.idx import Idx
+from compress.datasets.imagenet import ImageNet
 from compress.datasets.named import Cifar10, Cifar100, Mnist, Stl10
 from compress.datasets.named_text import Cola, RottenTomatoes, Sst2
 from compress.datasets.parquet import Parquet
@@ -20,6 +21,7 @@ SOURCES: dict[str, type[Spec]] = {
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "stl10": Stl10,
+    "imagenet": ImageNet,
     "text_parquet": TextParquet,
     "sst2": Sst2,
     "cola": Cola,
