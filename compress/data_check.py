@@ -45,7 +45,7 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
 def _named_set(name: str) -> NamedSet:
     kind = SOURCES.get(name)
     if kind is not None and issubclass(kind, NamedSet):
-        return kind()
+        return kind.of_any_options()
     known = ", ".join(["digits", *(known for known, kind in SOURCES.items() if issubclass(kind, NamedSet))])
     problem = "reads data of your own, wherever its path is" if kind is not None else "is not known"
     raise UsageError(f"data set '{name}' {problem}", f"The named sets are {known}.")

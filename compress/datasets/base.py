@@ -12,6 +12,9 @@ from compress.datasets.stream import ImageStream
 from export.graph import InputSignature, Normalization
 from runtime.text import HashedNgrams
 
+# The finer classes of each class.
+Members = tuple[tuple[int, ...], ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -20,7 +23,8 @@ class Split:
     inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams. A stream of images
     decodes what is asked for; an array and a stream give the same for an index.
     labels: int64 (N,), the class of the recipe's view.
-    hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
+    hidden: int64 (N,), the class as stored where a view regroups the classes, or a finer one that the source has for
+    analysis, else None.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
     texts: (N,) strings as stored, None for images.
     """
@@ -56,7 +60,8 @@ class Split:
 class Dataset:
     """A data set as one recipe sees it. Model choice reads `validation`; only the final figures read `test`.
 
-    hidden_names: names of the stored classes that `Split.hidden` counts, None where there is no view.
+    hidden_names: names of the classes that `Split.hidden` counts, None where there are none. hidden_members: those of
+    each class.
     fingerprint: sha256 hex of the source's content, the same wherever the files lie.
     featuriser: makes the ids of a text; then there is no normalization. None for images.
     """
@@ -71,6 +76,7 @@ class Dataset:
     validation: Split
     test: Split
     featuriser: HashedNgrams | None = None
+    hidden_members: Members | None = None
 
     @property
     def classes(self) -> int:
@@ -95,7 +101,8 @@ class Declaration:
 class Stored:
     """What a source reads: its splits as stored, with usable rows only and the original labels.
 
-    splits: "train" and "test" always, "validation" where the source has one; `hidden` is None in all of them.
+    splits: "train" and "test" always, "validation" where the source has one.
+    hidden_names, hidden_members: of the finer classes that the splits have as `hidden`, None where they have none.
     normalization: the published channel statistics, or scaling to [0, 1] where there are none; None for text.
     featuriser: what made the ids of the texts, None for images.
     """
@@ -106,6 +113,8 @@ class Stored:
     fingerprint: str
     splits: Mapping[str, Split]
     featuriser: HashedNgrams | None = None
+    hidden_names: tuple[str, ...] | None = None
+    hidden_members: Members | None = None
 
     @property
     def signature(self) -> InputSignature:

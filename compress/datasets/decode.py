@@ -193,6 +193,8 @@ def _pixels(encoded: Encoded, options: ImageOptions, cut: Cut) -> UInt8Array:
             return np.asarray(converted)
     except _UnusableImageError:
         raise
+    except FileNotFoundError as error:
+        raise _UnusableImageError("the file is missing") from error
     except Exception as error:  # Pillow raises a dozen unrelated types for corrupt files, struct.error among them
         raise _UnusableImageError(f"does not decode: {_short(error)}") from error
 

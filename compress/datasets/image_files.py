@@ -42,4 +42,4 @@ class ImageFiles(Sequence[Path]):
 
     def sizes(self) -> tuple[str, ...]:
         """Return each file's size: with the names enough to tell a published set, whose content is known."""
-        return tuple(f"{path.stat().st_size} bytes" for path in self)
+        return tuple(f"{path.stat().st_size} bytes" if path.exists() else "missing" for path in self)

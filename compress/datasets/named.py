@@ -50,6 +50,11 @@ class NamedSet(Spec):
     in_parquet: ClassVar[bool] = True
     origin: ClassVar[str]
 
+    @classmethod
+    def of_any_options(cls) -> NamedSet:
+        """Return the set for questions about its files, which no option changes."""
+        return cls()
+
     def parquet(self, where: Path) -> LabelledParquet:
         """Return the set as parquet files in the folder `where`."""
         raise NotImplementedError(f"{type(self).__name__} must define parquet")

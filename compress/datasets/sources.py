@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compress.datasets.celeba import Celeba
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
 from compress.datasets.idx import Idx
@@ -21,6 +22,7 @@ SOURCES: dict[str, type[Spec]] = {
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "stl10": Stl10,
+    "celeba": Celeba,
     "imagenet": ImageNet,
     "text_parquet": TextParquet,
     "sst2": Sst2,

@@ -78,7 +78,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
     return Dataset(
         name=stored.name,
         class_names=class_names,
-        hidden_names=stored.class_names if spec.relabel else None,
+        hidden_names=stored.class_names if spec.relabel else stored.hidden_names,
         signature=signature,
         normalization=_normalization(spec, stored.normalization, signature),
         fingerprint=stored.fingerprint,
@@ -86,6 +86,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
         validation=validation.in_memory(),
         test=_relabelled(spec, stored, "test").in_memory(),
         featuriser=stored.featuriser,
+        hidden_members=spec.relabel.members(len(stored.class_names)) if spec.relabel else stored.hidden_members,
     )
 
 
