@@ -24,7 +24,7 @@ from compress.checkpoint import (
     without_prefix,
 )
 from compress.datasets import Dataset
-from compress.datasets.augment import Augment
+from compress.datasets.augment import Augment, in_decoding, of_batches
 from compress.evaluate import predict, score
 from compress.loss_sums import LossSums, NotFiniteError
 from compress.models import Classifier, Output
@@ -93,7 +93,9 @@ class Trainer:
         self.train_rows = Rows(dataset.train, device)
         self.validation_rows = Rows(dataset.validation, device) if len(dataset.validation) else None
         self.test_rows = Rows(dataset.test, device) if stage.train.test_curve else None
-        self.augment = Augment(stage.augment) if stage.augment else None
+        self.crop = in_decoding(stage.augment)
+        augment = of_batches(stage.augment)
+        self.augment = Augment(augment) if augment else None
         self.augment_generator = torch.Generator(device).manual_seed(stage.seed)
         self.preprocess = Preprocess(dataset.signature, dataset.normalization).to(device)
         self.steps = steps_per_epoch(len(self.train_rows), self.settings.batch_size, self.settings.drop_last)
@@ -145,7 +147,8 @@ class Trainer:
         self.model.train()
         started, seconds_before = time.monotonic(), position.epoch_seconds
         left = order.split(batch)[position.step : self.steps]
-        with contextlib.closing(self.train_rows.batches(left)) as batches:
+        cut = self.crop.in_epoch(seed=self.stage.seed, epoch=position.epoch) if self.crop else None
+        with contextlib.closing(self.train_rows.batches(left, cut)) as batches:
             for index, (inputs, labels) in zip(left, batches, strict=True):
                 losses = self._step(index, inputs, labels, position.epoch + position.step / self.steps)
                 self.losses.add(len(index), losses)
@@ -234,6 +237,8 @@ class Trainer:
 
     def _views(self) -> list[Rows]:
         """Return the training rows in every way in which they are shown; none where there are too many to compute."""
+        if self.crop is not None:
+            return []
         if self.augment is None:
             return [self.train_rows]
         if self.augment.choices > MOST_VIEWS:

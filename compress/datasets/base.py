@@ -87,7 +87,7 @@ class Dataset:
 class Declaration:
     """What is known without opening data; None where only the files can tell.
 
-    rows: rows of each split by its name.
+    rows: rows of each split by its name. streamed: whether images are decoded when they are asked for.
     """
 
     classes: int | None = None
@@ -95,6 +95,7 @@ class Declaration:
     signature: InputSignature | None = None
     normalization: Normalization | None = None
     rows: dict[str, int] | None = None
+    streamed: bool | None = False
 
 
 @dataclass(frozen=True, eq=False)

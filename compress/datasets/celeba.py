@@ -21,7 +21,7 @@ from compress.datasets.bad_rows import StoredRows
 from compress.datasets.base import Declaration, Members, Stored, unit_normalization
 from compress.datasets.decode import CentreCrop, Shape, Side
 from compress.datasets.image_files import ImageFiles
-from compress.datasets.image_rows import Stream, image_rows, streams
+from compress.datasets.image_rows import Stream, image_rows, streams, streams_without_files
 from compress.datasets.named import NamedSet
 from export.graph import InputSignature
 from runtime.errors import DataError
@@ -104,17 +104,19 @@ class CelebaFiles(AuthorFiles):
 
     def inspect(self) -> Declaration:
         names = class_names(self.attributes[0])
-        return Declaration(2, names, InputSignature(shape=self.image_shape), unit_normalization(3), self.rows)
+        signature = InputSignature(shape=self.image_shape)
+        return Declaration(2, names, signature, unit_normalization(3), self.rows, self.streamed)
+
+    @property
+    def streamed(self) -> bool:
+        return streams(self.stream, sum(self.counted().values()), self.image_shape)
 
     def stored(self, cache: Path | None) -> dict[str, StoredRows]:
-        streamed = streams(self.stream, sum(self.counted().values()), self.image_shape)
-        return {
-            split: self._rows(files, values, cache, streamed=streamed) for split, (files, values) in self.listed.items()
-        }
+        return {split: self._rows(*listed, cache) for split, listed in self.listed.items()}
 
-    def _rows(self, files: ImageFiles, values: Int64Array, cache: Path | None, *, streamed: bool) -> StoredRows:
+    def _rows(self, files: ImageFiles, values: Int64Array, cache: Path | None) -> StoredRows:
         options = CentreCrop(size=(self.size, self.size), mode="rgb")
-        images, bad = image_rows(files, files.sizes(), self.image_shape, options, cache, streamed=streamed)
+        images, bad = image_rows(files, files.sizes(), self.image_shape, options, cache, streamed=self.streamed)
         wrong = {
             int(row): f"{files.names[row]}: {self.attributes[column]} is neither 1 nor -1"
             for row, column in np.argwhere(values == 0)[::-1]
@@ -235,7 +237,8 @@ class Celeba(NamedSet):
 
     def declare(self) -> Declaration:
         signature = InputSignature(shape=(self.size, self.size, 3))
-        return Declaration(2, class_names(self.attribute), signature, unit_normalization(3), dict(self.rows))
+        streamed = streams_without_files(self.stream)
+        return Declaration(2, class_names(self.attribute), signature, unit_normalization(3), dict(self.rows), streamed)
 
     def inspect(self, root: Path | None) -> Declaration:
         return self.folder(root).inspect()

@@ -19,7 +19,7 @@ from compress.datasets.base import Declaration, Stored, unit_normalization
 from compress.datasets.decode import ImageOptions, Shape, common_shape
 from compress.datasets.holdout import with_test, with_test_rows
 from compress.datasets.image_files import ImageFiles
-from compress.datasets.image_rows import Stream, image_rows, streams
+from compress.datasets.image_rows import Stream, image_rows, streams, streams_without_files
 from compress.datasets.root import locate, missing
 from export.graph import InputSignature
 from runtime.errors import DataError
@@ -47,6 +47,7 @@ class Folder(ImageOptions):
         return Declaration(
             signature=InputSignature(shape=shape) if shape else None,
             normalization=unit_normalization(shape[2]) if shape else None,
+            streamed=streams_without_files(self.stream),
         )
 
     def inspect(self, root: Path | None) -> Declaration:
@@ -55,7 +56,12 @@ class Folder(ImageOptions):
         rows = {split: len(files) for split, files in tree.files.items()}
         names = tree.class_names
         return Declaration(
-            len(names), names, InputSignature(shape=shape), unit_normalization(shape[2]), with_test_rows(rows)
+            len(names),
+            names,
+            InputSignature(shape=shape),
+            unit_normalization(shape[2]),
+            with_test_rows(rows),
+            streams(self.stream, sum(rows.values()), shape),
         )
 
     def fingerprint(self, root: Path | None) -> str:

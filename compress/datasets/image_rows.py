@@ -29,6 +29,11 @@ def streams(stream: Stream, rows: int, shape: Shape) -> bool:
     return stream == "yes" or (stream == "auto" and rows * int(np.prod(shape)) >= STREAMED_FROM)
 
 
+def streams_without_files(stream: Stream) -> bool | None:
+    """Return whether images are streamed, None where only their number tells."""
+    return None if stream == "auto" else stream == "yes"
+
+
 def image_rows(
     files: ImageFiles,
     contents: Sequence[str],

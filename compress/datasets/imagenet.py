@@ -87,7 +87,8 @@ class ImageNetFiles(AuthorFiles):
 
     def inspect(self) -> Declaration:
         names = self.tree.class_names
-        return Declaration(len(names), names, InputSignature(shape=self.image_shape), NORMALIZATION, self.rows)
+        signature = InputSignature(shape=self.image_shape)
+        return Declaration(len(names), names, signature, NORMALIZATION, self.rows, streamed=True)
 
     def stored(self, cache: Path | None) -> dict[str, StoredRows]:
         options = CentreCrop(size=(self.size, self.size), mode="rgb", share=SHARE)
@@ -118,7 +119,7 @@ class ImageNet(NamedSet):
 
     def declare(self) -> Declaration:
         signature = InputSignature(shape=(self.size, self.size, 3))
-        return Declaration(CLASSES, None, signature, NORMALIZATION, dict(self.rows))
+        return Declaration(CLASSES, None, signature, NORMALIZATION, dict(self.rows), streamed=True)
 
     def inspect(self, root: Path | None) -> Declaration:
         return self.folder(root).inspect()

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from true_formats.imagenet import write as write_imagenet
 
 from compress.datasets.stream import ImageStream
 from compress.pipeline import plans_of
 from compress.stages import Settings
+from compress.train import Trainer
 from compress.variant_run import VariantRun
 from runtime.rows import read_rows
 
@@ -26,10 +29,17 @@ stages:
 EXPORT = "export: {stage: student, batch_sizes: [1, 4]}\n"
 
 
-def trained(recipe: Path, runs: Path, data_root: Path | None = None) -> VariantRun:
+def trained(
+    recipe: Path,
+    runs: Path,
+    data_root: Path | None = None,
+    *,
+    notify: Callable[[Any], None] = lambda event: None,
+    checkpoint_every_s: float = 30.0,
+) -> VariantRun:
     """Return the run of a recipe's only variant, trained or taken from `runs`."""
     (plan,) = plans_of(recipe, data_root)
-    run = VariantRun(plan, Settings(runs, data_root, "cpu"), lambda event: None)
+    run = VariantRun(plan, Settings(runs, data_root, "cpu", checkpoint_every_s), notify)
     run.train()
     return run
 
@@ -58,9 +68,49 @@ def test_streamed_and_held_images_give_the_same_bits(
         assert held.artifacts[name].metrics == streamed.artifacts[name].metrics
 
 
+CROP = "[{random_resized_crop: {scale: [0.3, 1]}}, flip]"
+
+
+def interrupted(recipe: Path, runs: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run "die" in the middle of the step after `steps` of them."""
+    original, taken = Trainer._step, 0
+
+    def counted(self: Trainer, index: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+        nonlocal taken
+        if taken == steps:
+            raise KeyboardInterrupt
+        taken += 1
+        return original(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", counted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, runs, checkpoint_every_s=0.0)
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_random_parts_are_the_same_on_any_threads_and_after_an_interruption(
+    empty_project: Any, image_folder: Callable[..., Path], tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"{{folder: {{path: {image_folder(tmp_path / 'images')}, stream: yes, size: [8, 8], mode: grey}}}}"
+    recipe = empty_project.write(RECIPE.format(source=source, more=f", augment: {CROP}"))
+    plain = empty_project.write(RECIPE.format(source=source, more=""), "plain.yaml")
+    whole = trained(recipe, tmp_path / "whole")
+    monkeypatch.setattr("compress.datasets.stream.THREADS", 1)
+    interrupted(recipe, tmp_path / "cut", steps, monkeypatch)  # of 3 steps an epoch, two epochs a stage
+    said: list[Any] = []
+    resumed = trained(recipe, tmp_path / "cut", notify=said.append)
+    assert any("continued at epoch" in event for event in said if isinstance(event, str))
+    assert weights(whole) == weights(resumed)
+    assert weights(whole) != weights(trained(plain, tmp_path / "plain"))
+    # The teacher sees the parts that the student sees: nothing is computed once and kept.
+    assert not any("computed once" in event for event in said if isinstance(event, str))
+
+
 def test_imagenet_goes_all_the_way(empty_project: Any, tmp_path: Path) -> None:
     write_imagenet(tmp_path, rows=32)
-    recipe = empty_project.write(RECIPE.format(source="{imagenet: {size: 16}}", more="") + EXPORT)
+    more = f", augment: {CROP}"
+    recipe = empty_project.write(RECIPE.format(source="{imagenet: {size: 16}}", more=more) + EXPORT)
     outcome, _ = empty_project.run(recipe, data_root=tmp_path)
     run = trained(recipe, empty_project.runs, tmp_path)
     assert isinstance(run.dataset.test.inputs, ImageStream)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pydantic import ValidationError
 
-from compress.datasets import DataSpec, Split, load, stream
+from compress.datasets import DataSpec, Split, describe, load, stream
 from compress.datasets.decode import ImageOptions
 from compress.datasets.image_files import ImageFiles
 from compress.datasets.stream import ImageStream
 from compress.rows import Rows
-from runtime.errors import DataError
+from runtime.errors import DataError, RecipeError
 
 ROWS = 40
 
@@ -133,3 +135,43 @@ def test_a_file_that_changes_after_the_check_is_named(shapes: Path, both: tuple[
     with pytest.raises(DataError, match=rf"row {row} \({path.parent.name}/{path.name}: does not decode") as caught:
         next(batches)
     assert "It was whole when the data was checked" in caught.value.remedy
+
+
+CROP = ({"random_resized_crop": {"scale": (0.2, 0.8)}},)
+
+
+def test_a_random_part_is_decoded_and_resized(shapes: Path) -> None:
+    source = {"folder": {"path": str(shapes), "stream": "yes", "size": (6, 5), "mode": "grey"}}
+    train = load(DataSpec.model_validate({"source": source, "augment": CROP}), seed=0).train
+    assert isinstance(train.inputs, ImageStream)
+    (crop,) = DataSpec.model_validate({"source": source, "augment": CROP}).augment
+    cut = crop.in_epoch(seed=3, epoch=1)
+    (shown,) = train.inputs.ahead([np.array([4, 2])], cut)
+    for position, pixels in zip((4, 2), shown, strict=True):
+        row = int(train.row_ids[position])  # as stored, so the same whatever part of train is used
+        with Image.open(train.inputs.files[row]) as image:
+            expected = image.resize((5, 6), Image.Resampling.BILINEAR, box=cut(row)(5, 6))
+        np.testing.assert_array_equal(pixels[..., 0], np.asarray(expected))
+    with Image.open(train.inputs.files[int(train.row_ids[4])]) as image:
+        np.testing.assert_array_equal(train.inputs[4:5][0, ..., 0], np.asarray(image))  # all of it to whoever else asks
+
+
+@pytest.mark.parametrize(
+    ("source", "augment", "says"),
+    [
+        ("digits", CROP, "those here are held; `stream: yes` is what it needs"),
+        ({"folder": {"path": "shapes", "stream": "no"}}, CROP, "those here are held"),
+        ("imagenet", ("flip", *CROP), "expected it once, before the others"),
+        ("imagenet", (*CROP, *CROP), "expected it once, before the others"),
+    ],
+)
+def test_a_random_part_that_cannot_be_decoded_is_refused(source: Any, augment: tuple[Any, ...], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        DataSpec.model_validate({"source": source, "augment": augment})
+
+
+def test_a_random_part_of_images_that_turn_out_to_be_held_is_refused(shapes: Path) -> None:
+    cropped = spec(shapes, "auto", augment=CROP)
+    for opening in (lambda: describe(cropped), lambda: load(cropped, seed=0)):
+        with pytest.raises(RecipeError, match=r"data\.augment: random_resized_crop is made while images are decoded"):
+            opening()
