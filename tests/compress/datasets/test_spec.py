@@ -45,7 +45,7 @@ def as_loaded(value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_written_out_spec_reads_back_the_same(kind: str) -> None:
-    needed: dict[str, dict[str, str]] = dict.fromkeys(("parquet", "folder", "idx", "text_parquet"), {"path": "x"})
+    needed = {key: {"path": "x"} for key in ("parquet", "folder", "idx", "text_parquet")}
     needed["celeba"] = {"attribute": "Male"}
     source = {kind: needed[kind]} if kind in needed else kind
     declared = DataSpec.model_validate({"source": source}).source.declare().signature
