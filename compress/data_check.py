@@ -21,14 +21,15 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
 
     name: a set, or `set: {options}` as in a recipe. A format is complete when all its files are there with as many rows
     as published. The authors' files are read whole for that, and all their rows must be usable; of parquet files the
-    footers are. Raises UsageError for a name that is no named set, DataError where no data root is named.
+    footers are; image files are counted. Raises UsageError for a name that is no named set, DataError where no root
+    is named.
     """
     if name == "digits":
         return {"name": name, "complete": True, "reads": None, "origin": "scikit-learn", "folder": None, "formats": []}
     source = _named_set(name)
     root = find_root(data_root, None)
     folder = source.where(root)
-    formats = [_parquet(source.parquet(folder), source)]
+    formats = [_parquet(source.parquet(folder), source)] if source.in_parquet else []
     formats += [_author_files(files, source.rows) for files in source.author_files(folder)]
     # What is read is the source's to choose: a format that is read first but is damaged hides a good one.
     chosen = _form(source.folder(root))
@@ -46,7 +47,7 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
 def _named_set(name: str) -> NamedSet:
     kind = SOURCES.get(name)
     if kind is not None and issubclass(kind, NamedSet):
-        return kind()
+        return kind.of_any_options()
     if kind is None and ":" in name:
         source = data_argument(name, "NAME").source
         if isinstance(source, NamedSet):
@@ -85,7 +86,7 @@ def _author_files(files: AuthorFiles, published: Mapping[str, int]) -> dict[str,
         try:
             examined = files.examined()
             rows = {split: count for split, (count, _) in examined.items()}
-            problems = [f"{split} has {len(bad):,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
+            problems = [f"{split} has {bad:,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
             problems += _other_rows(rows, published)
         except DataError as error:
             problems = [error.message]

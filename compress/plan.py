@@ -156,10 +156,11 @@ def _train_spec(variant: Variant, stage: str, declaration: Declaration) -> Train
 
 
 def data_settings(data: DataSpec) -> dict[str, Any]:
-    """Return what of `data:` decides the rows, beside their content: never where they lie."""
+    """Return what of `data:` decides the rows, beside their content: never where they lie, or whether they are held."""
     settings = data.model_dump(mode="json", exclude={"root"})
     for options in settings["source"].values():
         options.pop("path", None)
+        options.pop("stream", None)
     return settings
 
 

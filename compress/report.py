@@ -132,7 +132,7 @@ def _galleries(run: VariantRun, outputs: OutputsOfRun) -> list[Gallery]:
     names = [name for name in (deployed.name, *deployed.teachers) if run.plan.stage(name).heads.subclasses > 1]
     test = run.dataset.test
     images = None if run.dataset.signature.ids is not None else test.inputs
-    if images is not None and run.dataset.signature.layout == "NCHW":
+    if isinstance(images, np.ndarray) and run.dataset.signature.layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
     if images is None and test.texts is None:
         return []  # ids show nothing

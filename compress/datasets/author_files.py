@@ -8,7 +8,7 @@ import hashlib
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,9 +84,9 @@ class AuthorFiles:
         """Return the rows of each split as stored."""
         raise NotImplementedError(f"{type(self).__name__} must define stored")
 
-    def examined(self) -> Mapping[str, tuple[int, Mapping[int, str]]]:
-        """Return of each split its rows as stored and what is wrong with the bad ones, by row id."""
-        return {split: (len(rows.labels), rows.bad) for split, rows in self.stored(None).items()}
+    def examined(self) -> dict[str, tuple[int, int]]:
+        """Return the rows of each split, and how many of them cannot be used, for `edgefold data check`."""
+        return {split: (len(part.labels), len(part.bad)) for split, part in self.stored(None).items()}
 
     def inspect(self) -> Declaration:
         raise NotImplementedError(f"{type(self).__name__} must define inspect")
@@ -145,12 +145,14 @@ class AuthorFiles:
         return with_test(splits, str(self.folder))
 
 
-def labelled_images(images: UInt8Array, labels: Int64Array, classes: int) -> StoredRows:
-    """Return images (N, H, W, channels) with their labels (N,), of which those beyond the classes are bad."""
+def labelled_images(images: UInt8Array, labels: Int64Array, classes: int, *, first: int = 0) -> StoredRows:
+    """Return images (N, H, W, channels) with their labels (N,) from 0, of which those beyond the classes are bad.
+
+    first: what the files count labels from, for the messages.
+    """
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    return StoredRows(
-        images, labels, {int(row): f"label is {labels[row]}, expected 0 to {classes - 1}" for row in wrong}
-    )
+    expected = f"expected {first} to {classes - 1 + first}"
+    return StoredRows(images, labels, {int(row): f"label is {labels[row] + first}, {expected}" for row in wrong})
 
 
 @contextlib.contextmanager
@@ -172,6 +174,40 @@ def read_at_most(file: IO[bytes], size: int) -> bytearray:
     while len(content) < size and (chunk := file.read(min(_CHUNK, size - len(content)))):
         content += chunk
     return content
+
+
+def read_archive(path: Path, md5: str, folder: str, names: Collection[str]) -> dict[str, tuple[bytes, str]]:
+    """Return the files `folder`/<name> of a .tar.gz by name, each with its path for messages; nothing is unpacked.
+
+    md5: of the published archive. Raises DataError for another one, and where a file is not in it.
+    """
+    if (came := _md5_of_file(path)) != md5:
+        raise DataError(
+            f"{path} ({path.stat().st_size:,} bytes) is not the archive that its authors publish: "
+            f"its md5 is {came}, expected {md5}",
+            remedy="It may be truncated or still downloading: copy it again.",
+        )
+    wanted = {f"{folder}/{name}": name for name in names}
+    contents: dict[str, tuple[bytes, str]] = {}
+    with damage_named(path), tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            name = wanted.get(member.name)
+            if name is not None and (file := archive.extractfile(member)) is not None:
+                contents[name] = (file.read(), f"{path}: {member.name}")
+            if len(contents) == len(wanted):
+                break  # what follows may be gigabytes that nothing reads
+    if absent := [name for name in names if name not in contents]:
+        raise DataError(f"{path} holds no {folder}/{absent[0]}")
+    return contents
+
+
+def _md5_of_file(path: Path) -> str:
+    # What is published. It tells a broken download; what is read is bytes alone, whoever made them.
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

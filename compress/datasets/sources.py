@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from compress.datasets.celeba import Celeba
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
 from compress.datasets.hub import Hub
 from compress.datasets.idx import Idx
-from compress.datasets.named import Cifar10, Cifar100, Mnist
+from compress.datasets.imagenet import ImageNet
+from compress.datasets.named import Cifar10, Cifar100, Mnist, Stl10
 from compress.datasets.named_text import AmazonReviews, Cola, Imdb, RottenTomatoes, Sentiment140, Sst2
 from compress.datasets.parquet import Parquet
 from compress.datasets.text_parquet import TextParquet
@@ -21,6 +23,9 @@ SOURCES: dict[str, type[Spec]] = {
     "mnist": Mnist,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
+    "stl10": Stl10,
+    "celeba": Celeba,
+    "imagenet": ImageNet,
     "hub": Hub,
     "text_parquet": TextParquet,
     "text_csv": TextCsv,

@@ -67,8 +67,8 @@ class TextFiles(AuthorFiles):
     def counted(self) -> dict[str, int]:
         return {split: len(scan.codes) for split, scan in self._scanned.items()}
 
-    def examined(self) -> dict[str, tuple[int, dict[int, str]]]:
-        return {split: (len(scan.codes), self._classes(scan)[1]) for split, scan in self._scanned.items()}
+    def examined(self) -> dict[str, tuple[int, int]]:
+        return {split: (len(scan.codes), len(self._classes(scan)[1])) for split, scan in self._scanned.items()}
 
     def inspect(self) -> Declaration:
         names = self.labels.names
