@@ -16,6 +16,7 @@ from compress.objectives import Heads
 from compress.published import ExpectSpec
 from compress.recipe import Recipe, StageSpec, TrainSpec
 from compress.recipe_checks import heads_of, require_fitting_models
+from compress.scale import with_smaller_batches
 from compress.variants import Variant
 from export.graph import InputSignature
 from runtime.files import sha256_of_bytes
@@ -73,6 +74,10 @@ class Plan:
         return self.variant.recipe
 
     @property
+    def name(self) -> str:
+        return self.variant.name
+
+    @property
     def key(self) -> str:
         """Return the key of the deployed stage and of how it is exported."""
         export = self.recipe.export.model_dump(mode="json") if self.recipe.export else None
@@ -101,7 +106,7 @@ def _plan_stage(
     name: str, variant: Variant, declaration: Declaration, content: str, earlier: Mapping[str, StagePlan]
 ) -> StagePlan:
     recipe, seed = variant.recipe, variant.seed
-    spec, train = recipe.stages[name], recipe.train_spec(name)
+    spec, train = recipe.stages[name], _train_spec(variant, name, declaration)
     heads = heads_of(recipe, name, declaration)
     assert declaration.signature is not None  # describe() fills it
     parents = {
@@ -138,6 +143,16 @@ def _plan_stage(
         expect=recipe.expectations().get(name),
         resolved=resolved,
     )
+
+
+def _train_spec(variant: Variant, stage: str, declaration: Declaration) -> TrainSpec:
+    train = variant.recipe.train_spec(stage)
+    if variant.scale == 1:
+        return train
+    assert declaration.rows is not None  # describe() fills it
+    labels = variant.recipe.stages[stage].labels
+    alone = labels is not None and labels.rest == "leave_out"
+    return with_smaller_batches(train, labels.rows if labels is not None and alone else declaration.rows["train"])
 
 
 def data_settings(data: DataSpec) -> dict[str, Any]:

@@ -39,9 +39,10 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
     bench = next(iter(_benches(first).values()), None)
     document = {
         "format_version": 1,
-        "recipe": first.plan.recipe.name,
+        "recipe": first.plan.name,
         "versions": versions(),
         "machine": bench["environment"] if bench else None,
+        "scale": first.plan.variant.scale,
         "rows": [row.to_json() for row in rows],
     }
     write_json(folder / "report.json", document)
@@ -55,6 +56,8 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
     environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
+        name=first.plan.name,
+        scale=first.plan.variant.scale,
         sentence=summary_sentence(rows, first.plan.recipe.exported_stage),
         rows=rows,
         several_seeds=len(first.plan.recipe.all_seeds) > 1,

@@ -17,7 +17,7 @@ from runtime.accuracy import wilson_interval
 
 @dataclass(frozen=True)
 class Expectation:
-    """A published number beside ours. `passed` is the verdict."""
+    """A published number beside ours. `passed` is the verdict; None where a scaled run is not judged."""
 
     metric: str
     published: float
@@ -25,7 +25,7 @@ class Expectation:
     ours: float
     tolerance: str
     source: str
-    passed: bool
+    passed: bool | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
         macs=stage.profile.total_macs,
         agreement_with_teacher=_mean(agreements),
         size_bytes=artifacts[0].weights_bytes,
-        expectation=_expectation(stage.expect, accuracy["mean"]) if stage.expect else None,
+        expectation=_expectation(stage.expect, accuracy["mean"], first.plan.variant.scale == 1)
+        if stage.expect
+        else None,
         **accuracy,
     )
 
@@ -145,7 +147,7 @@ def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _expectation(expect: ExpectSpec, accuracy: float) -> Expectation:
+def _expectation(expect: ExpectSpec, accuracy: float, judged: bool) -> Expectation:
     if expect.test_error_percent is not None:
         metric, cell, ours, worse = "test error %", expect.test_error_percent, 100 * (1 - accuracy), 1.0
     else:
@@ -158,7 +160,8 @@ def _expectation(expect: ExpectSpec, accuracy: float) -> Expectation:
     else:
         allowed = expect.no_worse_by or 0.0
         tolerance, passed = f"no worse by {allowed:g}", off <= allowed
-    return Expectation(metric, cell.mean, cell.deviation, ours, tolerance, expect.source, passed)
+    verdict = passed if judged else None
+    return Expectation(metric, cell.mean, cell.deviation, ours, tolerance, expect.source, verdict)
 
 
 def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:

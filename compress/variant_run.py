@@ -90,7 +90,7 @@ class VariantRun(Stages):
         test = artifact.metrics["test"]
         metrics = {"test_accuracy": test["accuracy"], "test_rows": test["total"]}
         metadata = {
-            "edgefold.name": recipe.name,
+            "edgefold.name": self.plan.name,
             "edgefold.stage": stage.name,
             "edgefold.recipe_key": self.plan.key,
             "edgefold.class_names": json.dumps(dataset.class_names),
@@ -99,7 +99,7 @@ class VariantRun(Stages):
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         write_bundle(
             self.bundle_path,
-            name=recipe.name,
+            name=self.plan.name,
             stage=stage.name,
             recipe_key=self.plan.key,
             classes=stage.heads.classes,

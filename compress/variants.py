@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 from compress.recipe import Recipe, load_recipe, recipe_from_value
 from compress.recipe_checks import check_recipe
 from compress.recipe_report import recipe_error
+from compress.scale import scaled
 from compress.yaml_document import Document, Path, Problem
+from runtime.errors import UsageError
 
 LABEL = "label"
 
@@ -22,7 +24,7 @@ class Variant:
     """One run: a recipe with the swept values put in, and one seed.
 
     `folder` is its place below the run folder ("" when there is only one), `settings` the swept values by path, `label`
-    the name that a row of the sweep gives itself.
+    the name that a row of the sweep gives itself, `scale` the fraction that is run of the recipe's epochs and rows.
     """
 
     folder: str
@@ -30,6 +32,27 @@ class Variant:
     seed: int
     recipe: Recipe
     label: str = ""
+    scale: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Return what results are filed and shown under: the recipe's name, marked where it is run in part."""
+        return self.recipe.name if self.scale == 1 else f"{self.recipe.name}@{self.scale:g}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a recipe's runs are meant, and at what length.
+
+    seeds: these only. variants: these only, by label or by number from 1. scale: fraction of epochs and rows.
+    """
+
+    seeds: tuple[int, ...] = ()
+    variants: tuple[str, ...] = ()
+    scale: float = 1.0
+
+
+WHOLE = Selection()
 
 
 @dataclass(frozen=True)
@@ -42,10 +65,10 @@ class _Combination:
     label: str = ""
 
 
-def load_variants(path: FilePath) -> tuple[Variant, ...]:
+def load_variants(path: FilePath, selection: Selection = WHOLE) -> tuple[Variant, ...]:
     """Read a recipe file and return its runs, checked as far as is possible without data.
 
-    Raises RecipeError naming every problem of the file at once.
+    Raises RecipeError naming every problem of the file at once, UsageError for a selection of what it does not have.
     """
     recipe, document = load_recipe(path)
     made: list[tuple[_Combination, Recipe]] = []
@@ -58,13 +81,39 @@ def load_variants(path: FilePath) -> tuple[Variant, ...]:
             made.append((combination, swept))
     if problems:
         raise recipe_error(path, problems)
+    seeds = _chosen_seeds(recipe, selection)
+    chosen = _chosen_combinations(recipe, [combination.label for combination, _ in made], selection)
     return tuple(
         Variant(
-            _folder(i, len(made), seed, len(recipe.all_seeds)), combination.settings, seed, swept, combination.label
+            _folder(i, len(made), seed, len(recipe.all_seeds)),
+            combination.settings,
+            seed,
+            swept if selection.scale == 1 else scaled(swept, selection.scale),
+            combination.label,
+            selection.scale,
         )
         for i, (combination, swept) in enumerate(made)
         for seed in recipe.all_seeds
+        if i in chosen and seed in seeds
     )
+
+
+def _chosen_seeds(recipe: Recipe, selection: Selection) -> tuple[int, ...]:
+    for seed in selection.seeds:
+        if seed not in recipe.all_seeds:
+            known = ", ".join(map(str, recipe.all_seeds))
+            raise UsageError(f"recipe {recipe.name} has no seed {seed}", f"Its seeds are {known}.")
+    return selection.seeds or recipe.all_seeds
+
+
+def _chosen_combinations(recipe: Recipe, labels: Sequence[str], selection: Selection) -> set[int]:
+    """Return the places of the chosen variants."""
+    names = [{str(i + 1), label} for i, label in enumerate(labels)]
+    for name in selection.variants:
+        if not any(name in those for those in names):
+            known = "; ".join(f"{i + 1} {label}".strip() for i, label in enumerate(labels))
+            raise UsageError(f"recipe {recipe.name} has no variant '{name}'", f"Its variants are {known}.")
+    return {i for i, those in enumerate(names) if not selection.variants or those & set(selection.variants)}
 
 
 def _combinations(document: Document, problems: list[Problem]) -> Iterator[_Combination]:

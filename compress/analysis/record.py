@@ -49,7 +49,7 @@ def analyse_run(
         records[name] = _completed(kept.get(name), outputs, name, name in plotted, transfer)
     document = {
         "format_version": FORMAT_VERSION,
-        "recipe": run.plan.recipe.name,
+        "recipe": run.plan.name,
         "settings": dict(run.plan.variant.settings),
         "seed": run.plan.variant.seed,
         "class_names": list(run.dataset.class_names),

@@ -60,7 +60,8 @@ BadRows = Annotated[
 class DataSpec(Spec):
     """Which data, and what of it a recipe sees.
 
-    root: folder that holds the named sets, unless --data-root names one. relabel: regroup the classes.
+    root: folder that holds the named sets, unless --data-root names one. share: of the rows of every split, class by
+    class, a few of each at least; what `--scale` sets. relabel: regroup the classes.
     validation: share of train held out by seed, stratified by the view's label. Left out, a source's own
     validation split is used, and a tenth of train where it has none; written out, it always cuts train, and a
     stored validation split is not used. train_rows: the first rows of train, before validation is cut.
@@ -73,6 +74,7 @@ class DataSpec(Spec):
 
     source: Annotated[Source, OneOf("data set", SOURCES)]
     root: Annotated[str, Field(min_length=1)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
     relabel: Relabel | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     train_rows: Annotated[int, Field(ge=1)] | None = None

@@ -19,6 +19,7 @@ from compress.datasets.base import (
 )
 from compress.datasets.holdout import holdout_size, stratified_holdout
 from compress.datasets.root import find_root
+from compress.datasets.share import share_of, share_rows
 from compress.datasets.spec import VALIDATION, ChannelStatistics, DataSpec, augment_problem
 from export.graph import InputSignature, Normalization
 from runtime.errors import DataError, RecipeError
@@ -68,6 +69,8 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
             cache=None if cache is None else Path(cache),
             allowed_bad_rows=spec.allowed_bad_rows,
         )
+    if spec.share is not None:
+        stored = share_of(stored, spec.share)
     signature = stored.signature
     _check_fit(spec, stored.class_names, signature)
     class_names = spec.relabel.names(stored.class_names) if spec.relabel else stored.class_names
@@ -156,12 +159,15 @@ def _view_of(spec: DataSpec, source: Declaration) -> Declaration:
     normalization = source.normalization
     if source.signature is not None:
         normalization = _normalization(spec, normalization, source.signature)
-    return Declaration(classes, names, source.signature, normalization, _rows(spec, source.rows))
+    return Declaration(classes, names, source.signature, normalization, _rows(spec, source))
 
 
-def _rows(spec: DataSpec, rows: dict[str, int] | None) -> dict[str, int] | None:
+def _rows(spec: DataSpec, source: Declaration) -> dict[str, int] | None:
+    rows = source.rows
     if rows is None:
         return None
+    if spec.share is not None:
+        rows = {split: share_rows(count, source.classes or 0, spec.share) for split, count in rows.items()}
     train = min(rows["train"], spec.train_rows or rows["train"])
     train = train if spec.train_fraction is None else holdout_size(train, spec.train_fraction)
     fraction = _held_out(spec, "validation" in rows)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from compress.published import Cell, ExpectSpec, PublishedSpec
-from compress.recipe import load_recipe
 from compress.variants import load_variants
 from runtime.errors import RecipeError
 
@@ -111,7 +110,6 @@ sweep:
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, more: str, expected: list[str]) -> None:
     path = load(tmp_path, TEXT + more + "\n")
     with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
         load_variants(path)
     for part in expected:
         assert part in str(caught.value)
