@@ -418,6 +418,7 @@ def data_check(name: str, data_root: Path | None, as_json: bool) -> None:
     \b
     Example:
       edgefold data check mnist --data-root ~/data
+      edgefold data check 'amazon_reviews: {labels: polarity}'
     """
     from compress import terminal
     from compress.data_check import check_data

@@ -20,18 +20,23 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
     `labels.rows`. The batch size is cut when the rows are known (`with_smaller_batches`).
     """
     data = recipe.data
+    least = LEAST_OF_A_CLASS * (data.source.declare().classes or 1)
     changes: dict[str, Any] = {"share": scale * (data.share or 1.0)}
     if data.train_rows is not None:
-        changes["train_rows"] = max(LEAST_OF_A_CLASS, round(scale * data.train_rows))
-    stages = {name: _scaled_stage(recipe, name, scale) for name in recipe.stages}
+        changes["train_rows"] = _scaled_rows(data.train_rows, scale, least)
+    stages = {name: _scaled_stage(recipe, name, scale, least) for name in recipe.stages}
     return recipe.model_copy(update={"data": data.model_copy(update=changes), "stages": stages})
 
 
-def _scaled_stage(recipe: Recipe, name: str, scale: float) -> StageSpec:
+def _scaled_rows(rows: int, scale: float, least: int) -> int:
+    return min(rows, max(least, round(scale * rows)))
+
+
+def _scaled_stage(recipe: Recipe, name: str, scale: float, least: int) -> StageSpec:
     stage = recipe.stages[name]
     changes: dict[str, Any] = {"train": _scaled_train(recipe.train_spec(name), scale)}
     if stage.labels is not None:
-        rows = max(LEAST_OF_A_CLASS, round(scale * stage.labels.rows))
+        rows = _scaled_rows(stage.labels.rows, scale, least // 2)  # half: a share of train may be held out
         changes["labels"] = LabelsSpec(rows=rows, rest=stage.labels.rest)
     return stage.model_copy(update=changes)
 

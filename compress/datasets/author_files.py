@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,12 +45,17 @@ class SetFiles(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that a format needs. names: paths below the set's folder, of which the first that is there is read."""
+    """A file that a format needs, or a directory of files.
+
+    names: paths below the set's folder, of which the first that is there is read.
+    """
 
     names: tuple[str, ...]
+    is_directory: bool = False
 
     def find(self, folder: Path) -> Path | None:
-        return next((folder / name for name in self.names if (folder / name).is_file()), None)
+        is_there = Path.is_dir if self.is_directory else Path.is_file
+        return next((folder / name for name in self.names if is_there(folder / name)), None)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class AuthorFiles:
     def stored(self, cache: Path | None) -> Mapping[str, StoredRows]:
         """Return the rows of each split as stored."""
         raise NotImplementedError(f"{type(self).__name__} must define stored")
+
+    def examined(self) -> Mapping[str, tuple[int, Mapping[int, str]]]:
+        """Return of each split its rows as stored and what is wrong with the bad ones, by row id."""
+        return {split: (len(rows.labels), rows.bad) for split, rows in self.stored(None).items()}
 
     def inspect(self) -> Declaration:
         raise NotImplementedError(f"{type(self).__name__} must define inspect")
@@ -122,8 +132,12 @@ class AuthorFiles:
         """
         digest = hashlib.sha256(f"{self.form} 1\n".encode())
         for wanted in self.wanted:
-            digest.update(f"{wanted.names[0]} {sha256_of_file(self.path(wanted))}\n".encode())
+            digest.update(f"{wanted.names[0]} {self.fingerprint_of(wanted)}\n".encode())
         return digest.hexdigest()
+
+    def fingerprint_of(self, wanted: Wanted) -> str:
+        """Return the sha256 hex of one wanted file's bytes."""
+        return sha256_of_file(self.path(wanted))
 
     def read(self, cache: Path | None, allowed_bad_rows: int) -> dict[str, Split]:
         """Return train and test. Without test, a fifth of train."""
@@ -162,10 +176,10 @@ def read_at_most(file: IO[bytes], size: int) -> bytearray:
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn what gzip and tar raise for damaged files into a DataError that names the file."""
+    """Turn what gzip, tar and zip raise for damaged files into a DataError that names the file."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) is damaged or cut short: {error}",
             remedy="It may still be downloading: copy it again and compare the sizes.",

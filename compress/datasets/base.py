@@ -27,7 +27,7 @@ class Split:
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
-    texts: (N,) strings as stored, None for images.
+    texts: (N,) strings as stored, None for images, and for train of sets whose texts are not held in memory.
     """
 
     inputs: UInt8Array | Int32Array
