@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -137,13 +136,6 @@ class Shapes:
 @functools.lru_cache(maxsize=1024)
 def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Shapes:
     """Return the shapes of a model's outputs, without allocating or computing anything."""
-    return _shapes_of(spec, signature, outputs)
-
-
-# A recipe's check asks for the same few models again and again: for every stage, as its own and as its teacher's, and
-# for every row of a sweep.
-@lru_cache(maxsize=1024)
-def _shapes_of(spec: ModelSpec, signature: InputSignature, outputs: int) -> Shapes:
     with torch.device("meta"):
         model = spec.build(signature=signature, outputs=outputs).eval()
         output = model(model_input(signature, 2))
