@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.graph import InputSignature, Normalization
+from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -23,7 +24,7 @@ Texts = npt.NDArray[np.object_]
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or a table's row.
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
@@ -60,7 +61,7 @@ class Dataset:
 
     hidden_names: names of the stored classes that `Split.hidden` counts, None where there is no view.
     fingerprint: sha256 hex of the source's content, the same wherever the files lie.
-    featuriser: makes the ids of a text; then there is no normalization. None for images.
+    featuriser: makes the ids of a text; then there is no normalization. None for images. columns: the same for a table.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Dataset:
     validation: Split
     test: Split
     featuriser: HashedNgrams | None = None
+    columns: HashedColumns | None = None
 
     @property
     def classes(self) -> int:
@@ -99,7 +101,7 @@ class Stored:
 
     splits: "train" and "test" always, "validation" where the source has one; `hidden` is None in all of them.
     normalization: the published channel statistics, or scaling to [0, 1] where there are none; None for text.
-    featuriser: what made the ids of the texts, None for images.
+    featuriser: what made the ids of the texts, None for images. columns: what made the rows of a table.
     """
 
     name: str
@@ -108,11 +110,14 @@ class Stored:
     fingerprint: str
     splits: Mapping[str, Split]
     featuriser: HashedNgrams | None = None
+    columns: HashedColumns | None = None
 
     @property
     def signature(self) -> InputSignature:
         if self.featuriser is not None:
             return signature_of_text(self.featuriser)
+        if self.columns is not None:
+            return signature_of_table(self.columns)
         return InputSignature(shape=self.splits["train"].inputs.shape[1:])
 
 
@@ -147,3 +152,8 @@ def unit_normalization(channels: int, *, scale: float = 1 / 255) -> Normalizatio
 def signature_of_text(featuriser: HashedNgrams) -> InputSignature:
     """Return the signature of the rows that `featuriser` makes."""
     return InputSignature.of_ids(featuriser.length, featuriser.buckets)
+
+
+def signature_of_table(columns: HashedColumns) -> InputSignature:
+    """Return the signature of the rows that `columns` makes."""
+    return InputSignature.of_table(columns.numbers, columns.categories, columns.buckets)

@@ -86,6 +86,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
         validation=validation.in_memory(),
         test=_relabelled(spec, stored, "test").in_memory(),
         featuriser=stored.featuriser,
+        columns=stored.columns,
     )
 
 
