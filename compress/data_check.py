@@ -19,7 +19,8 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
     """Return which formats the source looks for, what is there of each, and whether one of them is the whole set.
 
     A format is complete when all its files are there with as many rows as published. The authors' files are read whole
-    for that, and all their rows must be usable; of parquet files the footers are. Raises UsageError for a name that is
+    for that, and all their rows must be usable; of parquet files the footers are, and of files that are larger than
+    memory the ends (`AuthorFiles.glance`). Raises UsageError for a name that is
     no named set, DataError where no data root is named.
     """
     if name == "digits":
@@ -27,7 +28,8 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
     source = _named_set(name)
     root = find_root(data_root, None)
     folder = source.where(root)
-    formats = [_parquet(source.parquet(folder), source)]
+    parquet = source.parquet(folder)
+    formats = [] if parquet is None else [_parquet(parquet, source)]
     formats += [_author_files(files, source.rows) for files in source.author_files(folder)]
     # What is read is the source's to choose: a format that is read first but is damaged hides a good one.
     chosen = _form(source.folder(root))
@@ -77,13 +79,18 @@ def _author_files(files: AuthorFiles, published: Mapping[str, int]) -> dict[str,
     problems: list[str] = []
     if not missing:
         try:
-            stored = files.stored(None)
-            rows = {split: len(part.labels) for split, part in stored.items()}
-            problems = [f"{split} has {len(part.bad):,} unusable row(s)" for split, part in stored.items() if part.bad]
-            problems += _other_rows(rows, published)
+            glanced = files.glance(published)
+            rows, problems = _read_whole(files, published) if glanced is None else ({}, list(glanced))
         except DataError as error:
             problems = [error.message]
     return _state(_form(files), list(files.found.values()), missing, rows, problems)
+
+
+def _read_whole(files: AuthorFiles, published: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    stored = files.stored(None)
+    rows = {split: len(part.labels) for split, part in stored.items()}
+    problems = [f"{split} has {len(part.bad):,} unusable row(s)" for split, part in stored.items() if part.bad]
+    return rows, problems + _other_rows(rows, published)
 
 
 def _other_rows(rows: Mapping[str, int], published: Mapping[str, int]) -> list[str]:

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +77,13 @@ class AuthorFiles:
     def stored(self, cache: Path | None) -> Mapping[str, StoredRows]:
         """Return the rows of each split as stored."""
         raise NotImplementedError(f"{type(self).__name__} must define stored")
+
+    def glance(self, published: Mapping[str, int]) -> Sequence[str] | None:
+        """Return what is wrong with files that are too large to be read whole for a check, as far as their ends show.
+
+        published: rows of each split. None: they are read whole.
+        """
+        return None
 
     def inspect(self) -> Declaration:
         raise NotImplementedError(f"{type(self).__name__} must define inspect")

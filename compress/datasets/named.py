@@ -45,8 +45,8 @@ class NamedSet(Spec):
     own: ClassVar[str] = "parquet"  # the source for such data of one's own
     origin: ClassVar[str]
 
-    def parquet(self, where: Path) -> LabelledParquet:
-        """Return the set as parquet files in the folder `where`."""
+    def parquet(self, where: Path) -> LabelledParquet | None:
+        """Return the set as parquet files in the folder `where`, None where that is no form of it."""
         raise NotImplementedError(f"{type(self).__name__} must define parquet")
 
     def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
@@ -61,6 +61,8 @@ class NamedSet(Spec):
         where = self.where(root)
         formats = self.author_files(where, self.layout(where))
         parquet = self.parquet(where)
+        if parquet is None:
+            return next((files for files in formats if files.found), formats[0])
         if parquet.is_complete:
             return parquet
         complete = next((files for files in formats if not files.absent), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compress.datasets.criteo import Criteo
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
 from compress.datasets.idx import Idx
@@ -23,4 +24,5 @@ SOURCES: dict[str, type[Spec]] = {
     "sst2": Sst2,
     "cola": Cola,
     "rotten_tomatoes": RottenTomatoes,
+    "criteo": Criteo,
 }
