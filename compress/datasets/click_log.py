@@ -10,7 +10,7 @@ import contextlib
 import functools
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -103,21 +103,24 @@ class ClickLog:
         Those are all 0. Raises DataError as soon as there are so many more than allowed that a message names no more.
         """
         bad: Bad = {split: {} for split in SPLITS}
+        reasons: list[str] = []
         written = dict.fromkeys(SPLITS, 0)
         first = 0
         for text in blocks(self.path, self.first_rows):
             block = Block(text, 1 + self.columns.length)
             places = self._places(first, self.labels.of(first, block.count))
             kept = np.flatnonzero(places != _DROPPED)
+            places = places[kept]
             rows, wrong = self._rows(block, kept)
+            for row in sorted(wrong):
+                split = SPLITS[places[row]]
+                reasons.append(f"line {first + int(kept[row]) + 1}: {wrong[row]}")
+                bad[split][written[split] + int((places[:row] == places[row]).sum())] = reasons[-1]
+            self._refuse_many(reasons, allowed_bad_rows)
             for place, split in enumerate(SPLITS):
-                chosen = np.flatnonzero(places[kept] == place)
-                for row in sorted(wrong.keys() & set(chosen.tolist())):
-                    position = written[split] + int(np.searchsorted(chosen, row))
-                    bad[split][position] = f"line {first + int(kept[row]) + 1}: {wrong[row]}"
-                append(split, rows[chosen])
+                chosen = rows[places == place]
+                append(split, chosen)
                 written[split] += len(chosen)
-            self._refuse_many(bad, allowed_bad_rows)
             first += block.count
         return bad
 
@@ -153,8 +156,7 @@ class ClickLog:
             places[~clicks & ~kept] = _DROPPED
         return places
 
-    def _refuse_many(self, bad: Bad, allowed: int) -> None:
-        reasons = [reason for of_split in bad.values() for reason in of_split.values()]
+    def _refuse_many(self, reasons: Sequence[str], allowed: int) -> None:
         if len(reasons) > allowed + SHOWN:
             raise DataError(
                 f"{self.path}: more than {len(reasons) - 1:,} unusable rows, {allowed:,} allowed: "
