@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import UsageError
+from runtime.bundle import open_bundle
+from runtime.errors import BundleError, UsageError
 from runtime.fields import Block, mix64, rows_of
 from runtime.table import MISSING, VERSION, HashedColumns
+from runtime.text import HashedNgrams
 
 SMALL = HashedColumns(numbers=2, categories=3, buckets=1000)
 MASK = (1 << 64) - 1
@@ -148,6 +152,22 @@ def test_bad_rows_are_zero_and_leave_the_others() -> None:
     rows, bad = rows_of(block, block.fields[[1, 2]], columns)
     assert rows.tolist() == [[0, 0], naive_row(columns, "3\t0000000c")]
     assert list(bad) == [0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"table": {**SMALL.to_json(), "version": 9}}, "manifest.json: table: kind is 'hashed_columns', version 9"),
+        ({"table": {**SMALL.to_json(), "numbers": 3}}, r"expected int32 of shape \[6\] as table.numbers and"),
+        ({"table": SMALL.to_json(), "text": HashedNgrams(length=5).to_json()}, "text and table are both given"),
+    ],
+)
+def test_a_bundle_whose_featuriser_does_not_fit_is_refused(
+    write_bundle: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    taken = {"name": "input", "dtype": "int32", "shape": [5], "layout": "NL"}
+    with pytest.raises(BundleError, match=said):
+        open_bundle(write_bundle(tmp_path / "bundle", input=taken, **changes))
 
 
 def test_json_gives_it_back() -> None:
