@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -161,7 +162,12 @@ def main() -> None:
     }
     print(f"pyarrow.csv, parsing alone: {parsed['rows_per_s']:,.0f} rows/s, {parsed['rows_per_cpu_s']:,.0f} rows/CPU s")
     if options.output:
-        machine = {**read_environment().to_json(), "numpy": np.__version__, "pyarrow": pyarrow.__version__}
+        machine = {
+            **read_environment().to_json(),
+            "load_average": os.getloadavg(),
+            "numpy": np.__version__,
+            "pyarrow": pyarrow.__version__,
+        }
         result = {
             "benchmark": "criteo_reader",
             "machine": machine,

@@ -73,18 +73,16 @@ class ClickLog:
     seed: int
     held_out: float
 
-    @property
+    @functools.cached_property
     def labels(self) -> Labels:
-        """Return the labels, from one reading of the file in a process, as long as it is not changed."""
+        """Return the labels, from one reading of the file in a process as long as it stays the same."""
         state = self.path.stat()
         return _labels(self.path, self.first_rows, state.st_size, state.st_mtime_ns)
 
     def labels_by_split(self) -> dict[str, Int64Array]:
         """Return the labels (N,) of each split's rows, as the file has them."""
         found: dict[str, list[Flags]] = {split: [] for split in SPLITS}
-        for first in range(0, self.labels.lines, _BLOCK_LINES):
-            clicks = self.labels.of(first, min(_BLOCK_LINES, self.labels.lines - first))
-            places = self._places(first, clicks)
+        for clicks, places in self._labels_and_places():
             for place, split in enumerate(SPLITS):
                 found[split].append(clicks[places == place])
         return {split: np.concatenate([np.zeros(0, bool), *parts]).astype(np.int64) for split, parts in found.items()}
@@ -92,22 +90,26 @@ class ClickLog:
     def counts(self) -> dict[str, int]:
         """Return the rows of each split, those included that will turn out to be unusable."""
         counts = np.zeros(_DROPPED + 1, dtype=np.int64)
-        for first in range(0, self.labels.lines, _BLOCK_LINES):
-            clicks = self.labels.of(first, min(_BLOCK_LINES, self.labels.lines - first))
-            counts += np.bincount(self._places(first, clicks), minlength=len(counts))
+        for _, places in self._labels_and_places():
+            counts += np.bincount(places, minlength=len(counts))
         return {split: int(counts[place]) for place, split in enumerate(SPLITS)}
 
     def write(self, append: Append[np.int32], allowed_bad_rows: int) -> Bad:
         """Append int32 rows (n, length) to the splits, block by block; return what is wrong with unusable ones.
 
-        Those are all 0. Raises DataError as soon as there are so many more than allowed that a message names no more.
+        Those are all 0. Raises DataError as soon as there are so many more than allowed that a message names no more,
+        and where the lines are not those of the first reading.
         """
+        digest = hashlib.sha256()
         bad: Bad = {split: {} for split in SPLITS}
         reasons: list[str] = []
         written = dict.fromkeys(SPLITS, 0)
         first = 0
         for text in blocks(self.path, self.first_rows):
             block = Block(text, 1 + self.columns.length)
+            digest.update(text)
+            if first + block.count > self.labels.lines:
+                raise self._changed()
             places = self._places(first, self.labels.of(first, block.count))
             kept = np.flatnonzero(places != _DROPPED)
             places = places[kept]
@@ -122,6 +124,8 @@ class ClickLog:
                 append(split, chosen)
                 written[split] += len(chosen)
             first += block.count
+        if digest.hexdigest() != self.labels.sha256:
+            raise self._changed()
         return bad
 
     def _rows(self, block: Block, kept: npt.NDArray[np.intp]) -> tuple[Int32Array, dict[int, str]]:
@@ -143,6 +147,11 @@ class ClickLog:
         rows[list(wrong)] = 0
         return rows, wrong
 
+    def _labels_and_places(self) -> Iterator[tuple[Flags, npt.NDArray[np.uint8]]]:
+        for first in range(0, self.labels.lines, _BLOCK_LINES):
+            clicks = self.labels.of(first, min(_BLOCK_LINES, self.labels.lines - first))
+            yield clicks, self._places(first, clicks)
+
     def _places(self, first: int, clicks: Flags) -> npt.NDArray[np.uint8]:
         """Return the index of the split of lines from `first` on, `_DROPPED` for those that are dropped."""
         lines = np.arange(first, first + len(clicks), dtype=np.uint64)
@@ -155,6 +164,12 @@ class ClickLog:
             kept = _uniform(lines, _DROP_STREAM + (self.seed << 32)) < self.labels.clicks / others
             places[~clicks & ~kept] = _DROPPED
         return places
+
+    def _changed(self) -> DataError:
+        return DataError(
+            f"{self.path} has changed while it was read",
+            remedy="It may still be downloading: try again when it is whole.",
+        )
 
     def _refuse_many(self, reasons: Sequence[str], allowed: int) -> None:
         if len(reasons) > allowed + SHOWN:

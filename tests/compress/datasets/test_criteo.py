@@ -216,6 +216,24 @@ def test_a_damaged_cache_is_built_again(
 # What is refused
 
 
+@pytest.mark.parametrize("change", ["longer", "shorter", "another"])
+def test_a_file_that_changes_between_its_readings_is_refused(root: Path, tmp_path: Path, change: str) -> None:
+    source = Criteo(buckets=1000)
+    file = source.file(root / "criteo")
+    assert file.rows
+    path = root / "criteo" / "train.txt"
+    content = path.read_text()
+    changed = {
+        "longer": content * 2,
+        "shorter": content[: content.rindex("\n", 0, -1) + 1],
+        "another": content[:-2] + "x\n",
+    }
+    path.write_text(changed[change][:-1] + "\n")
+    with pytest.raises(DataError, match=r"train.txt has changed while it was read"):
+        file.read(tmp_path / "cache", 0)
+    assert not [each for each in (tmp_path / "cache").iterdir() if each.suffix != ".part"]
+
+
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
