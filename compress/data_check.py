@@ -21,8 +21,8 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
 
     name: a set, or `set: {options}` as in a recipe. A format is complete when all its files are there with as many rows
     as published. The authors' files are read whole for that, and all their rows must be usable; of parquet files the
-    footers are; image files are counted. Raises UsageError for a name that is no named set, DataError where no root
-    is named.
+    footers are, image files are counted, and of files that are larger than memory the ends are looked at
+    (`AuthorFiles.glance`). Raises UsageError for a name that is no named set, DataError where no root is named.
     """
     if name == "digits":
         return {"name": name, "complete": True, "reads": None, "origin": "scikit-learn", "folder": None, "formats": []}
@@ -84,13 +84,18 @@ def _author_files(files: AuthorFiles, published: Mapping[str, int]) -> dict[str,
     problems: list[str] = []
     if not missing:
         try:
-            examined = files.examined()
-            rows = {split: count for split, (count, _) in examined.items()}
-            problems = [f"{split} has {bad:,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
-            problems += _other_rows(rows, published)
+            glanced = files.glance(published)
+            rows, problems = _read_whole(files, published) if glanced is None else ({}, list(glanced))
         except DataError as error:
             problems = [error.message]
     return _state(_form(files), list(files.found.values()), missing, rows, problems)
+
+
+def _read_whole(files: AuthorFiles, published: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    examined = files.examined()
+    rows = {split: count for split, (count, _) in examined.items()}
+    problems = [f"{split} has {bad:,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
+    return rows, problems + _other_rows(rows, published)
 
 
 def _other_rows(rows: Mapping[str, int], published: Mapping[str, int]) -> list[str]:

@@ -180,7 +180,11 @@ def _training_problems(recipe: Recipe, name: str, declaration: Declaration) -> I
     if train.stop_after is not None and train.stop_after > train.epochs:
         yield at("stop_after"), f"stop_after is {train.stop_after} of {train.epochs} epochs", "Make it smaller."
     if train.channels_last and declaration.signature and declaration.signature.ids is not None:
-        yield at("channels_last"), "channels_last is for images, and the data is text", "Leave it out."
+        yield (
+            at("channels_last"),
+            f"channels_last is for images, and the data is {declaration.signature}",
+            "Leave it out.",
+        )
     if train.warmup_epochs >= train.epochs:
         yield (
             at("warmup_epochs"),

@@ -107,6 +107,7 @@ class VariantRun(Stages):
             class_names=dataset.class_names,
             signature=dataset.signature,
             text=dataset.featuriser,
+            table=dataset.columns,
             onnx=onnx_from_graph(graph, dataset.signature, metadata=metadata),
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],

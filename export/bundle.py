@@ -18,6 +18,7 @@ from runtime.bundle import MANIFEST, open_bundle, write_checksums
 from runtime.errors import BundleError, ExportError
 from runtime.files import folder_atomically, json_text, write_atomically
 from runtime.manifest import FORMAT_VERSION
+from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
 MODEL = "model.onnx"
@@ -56,6 +57,7 @@ def write_bundle(
     class_names: Sequence[str],
     signature: InputSignature,
     text: HashedNgrams | None = None,
+    table: HashedColumns | None = None,
     onnx: bytes,
     inputs: np.ndarray,
     labels: np.ndarray,
@@ -69,11 +71,12 @@ def write_bundle(
     onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
-    ids; it travels along, so that the device makes the same ones.
+    ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
     Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
     """
     _check_names_and_metrics(class_names, metrics)
     _check_text(signature, text)
+    _check_table(signature, table)
     model = _parsed_model(onnx, signature)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -91,6 +94,7 @@ def write_bundle(
         "labels": LABELS,
         "metrics": dict(metrics),
         **({"text": text.to_json()} if text else {}),
+        **({"table": table.to_json()} if table else {}),
     }
     samples = {
         "inputs": inputs,
@@ -191,9 +195,16 @@ def _check_names_and_metrics(class_names: Sequence[str], metrics: Mapping[str, f
 
 def _check_text(signature: InputSignature, text: HashedNgrams | None) -> None:
     made = (text.length, text.buckets) if text else None
-    taken = (signature.shape[0], signature.ids) if signature.ids is not None else None
+    taken = (signature.shape[0], signature.ids) if signature.ids is not None and not signature.numbers else None
     if made != taken:
         raise ExportError(f"the input is {signature}; the featuriser of texts is {text}: expected the one that fits it")
+
+
+def _check_table(signature: InputSignature, table: HashedColumns | None) -> None:
+    made = (table.numbers, table.length, table.buckets) if table else None
+    taken = (signature.numbers, signature.shape[0], signature.ids) if signature.numbers else None
+    if made != taken:
+        raise ExportError(f"the input is {signature}; the featuriser of rows is {table}: expected the one that fits it")
 
 
 def _require_readable(beside: Path, folder: Path) -> None:

@@ -21,13 +21,15 @@ class InputSignature:
     """The raw input of a deployed classifier, without its batch axis.
 
     Images: dtype `uint8`, pixels as they come from a decoder; shape (H, W, channels) for layout NHWC, (channels, H, W)
-    for NCHW. Text: dtype `int32`, ids 0 to `ids` - 1 of which 0 is padding; shape (length,), layout NL.
+    for NCHW. Text: dtype `int32`, ids 0 to `ids` - 1 of which 0 is padding; shape (length,), layout NL. Tables: as for
+    text, but the first `numbers` of a row are whole numbers (`export.table`), and no id is padding.
     """
 
     shape: tuple[int, ...]
     dtype: str = "uint8"
     layout: str = "NHWC"
     ids: int | None = None
+    numbers: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -43,13 +45,24 @@ class InputSignature:
             raise ExportError(f"input shape is {self.shape}; expected {sizes} in the order {self.layout[1:]}")
         if self.ids is not None and self.ids < 2:
             raise ExportError(f"the input has {self.ids} distinct ids; expected padding and at least one more")
+        if self.numbers and (self.ids is None or not 0 < self.numbers < self.shape[0]):
+            raise ExportError(
+                f"numbers is {self.numbers} for shape {self.shape} of {self.dtype}; expected ids behind the numbers"
+            )
 
     @classmethod
     def of_ids(cls, length: int, ids: int) -> InputSignature:
         """Return the signature of rows of `length` ids."""
         return cls(shape=(length,), dtype="int32", layout=ID_LAYOUT, ids=ids)
 
+    @classmethod
+    def of_table(cls, numbers: int, categories: int, ids: int) -> InputSignature:
+        """Return the signature of rows of so many numbers and ids."""
+        return cls(shape=(numbers + categories,), dtype="int32", layout=ID_LAYOUT, ids=ids, numbers=numbers)
+
     def __str__(self) -> str:
+        if self.numbers:
+            return f"tables, {self.numbers} numbers and {self.shape[0] - self.numbers} ids a row"
         if self.ids is not None:
             return f"text, {self.shape[0]} ids a row"
         return f"images of {self.height}×{self.width}×{self.channels}"
@@ -93,7 +106,8 @@ class Preprocess(nn.Module):
     """Raw images → normalised float32 (N, channels, H, W); in the graph, so no device does it differently.
 
     images: uint8 (N, H, W, channels) or (N, channels, H, W), as `signature` says. Ids (N, length) are passed on as they
-    are, and have no normalization. Raises ExportError where the normalization does not fit the input.
+    are, and have no normalization; so are rows of a table, of which the student makes its input by `export.table`.
+    Raises ExportError where the normalization does not fit the input.
     """
 
     scale: Tensor

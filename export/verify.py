@@ -18,6 +18,7 @@ from export.parity import Comparison, Gate, compare, gate_of, worst
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError, ExportError, GateError
 from runtime.runners import open_runner
+from runtime.table import LARGEST_NUMBER, MISSING, HashedColumns
 
 WANTED_ROWS = 256  # fewer show little about a one-percent gate
 
@@ -27,7 +28,8 @@ class ParityReport:
     """One format against its reference at every batch size of the profile.
 
     comparison: the worst over the batch sizes, number by number.
-    extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value.
+    extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value; of a table by
+    the value of its numbers.
     notes: what limits the result, missed gates apart.
     """
 
@@ -169,14 +171,26 @@ def _finite(outputs: Mapping[str, np.ndarray]) -> bool:
 
 
 def _extreme_inputs(bundle: Bundle, batch_size: int) -> list[np.ndarray]:
-    """Batches that are all zero and, for intensities (uint8) and ids of text, all at the top of their range."""
+    """Batches that are all zero and, for intensities (uint8) and ids of text, all at the top of their range.
+
+    Of a table the ids are 0 under missing numbers, and at their top under the largest ones.
+    """
     spec = bundle.input
+    if bundle.table is not None:
+        return [_filled(bundle.table, batch_size, *values) for values in ((0, 0), (MISSING, 0), (LARGEST_NUMBER, -1))]
     values = [0]
     if bundle.text is not None:
         values.append(bundle.text.buckets - 1)
     elif spec.dtype == "uint8":
         values.append(255)
     return [np.full((batch_size, *spec.shape), value, dtype=spec.dtype) for value in values]
+
+
+def _filled(columns: HashedColumns, batch_size: int, number: int, id_: int) -> np.ndarray:
+    """Return rows of one number and one id; -1 stands for the last id."""
+    rows = np.full((batch_size, columns.length), number, dtype=np.int32)
+    rows[:, columns.numbers :] = id_ % columns.buckets
+    return rows
 
 
 def _notes(inputs: np.ndarray, reference_logits: np.ndarray) -> tuple[str, ...]:

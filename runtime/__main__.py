@@ -228,11 +228,14 @@ def _add_classify(verbs: Any) -> None:
     verb = _add_verb(
         verbs,
         classify,
-        "Classify texts: the class of each and its probability.",
+        "Classify texts, or lines of a table: the class of each and its probability.",
         'python -m runtime classify bundle "a moving film" "not for me"\n'
-        "  python -m runtime classify bundle --json - < lines.txt",
+        "  python -m runtime classify bundle --json - < lines.txt\n"
+        "  python -m runtime classify bundle - < rows.tsv",
     )
-    verb.add_argument("texts", nargs="+", metavar="TEXT", help="a text, or - for one on each line of stdin")
+    verb.add_argument(
+        "texts", nargs="+", metavar="TEXT", help="a text or a line of fields, or - for one on each line of stdin"
+    )
     _add_format_and_threads(verb)
     _add_output_options(verb, None)
 

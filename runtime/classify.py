@@ -1,4 +1,4 @@
-"""Texts through one model of a bundle, from the words to the class."""
+"""Texts, or lines of a table, through one model of a bundle: from the words or fields to the class."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from runtime.bundle import Bundle
 from runtime.errors import EngineError, UsageError
 from runtime.runners.base import Runner
+from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
 SCHEMA_VERSION = 1
@@ -19,7 +20,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Classified:
-    """A text's most probable class; `probabilities` are of all classes, in their order."""
+    """The most probable class of a text, or of a table's line; `probabilities` are of all classes, in their order."""
 
     text: str
     class_name: str
@@ -47,15 +48,16 @@ def classify(runner: Runner, texts: Sequence[str]) -> list[Classified]:
     return found
 
 
-def featuriser_of(bundle: Bundle) -> HashedNgrams:
-    """Return what makes the model's input of a text. Raises UsageError where the bundle takes images."""
-    if bundle.text is None:
+def featuriser_of(bundle: Bundle) -> HashedNgrams | HashedColumns:
+    """Return what makes the model's input of a text or a line. Raises UsageError where the bundle takes images."""
+    featuriser = bundle.text or bundle.table
+    if featuriser is None:
         shape = ", ".join(map(str, bundle.input.shape))
         raise UsageError(
-            f"{bundle.path}: takes images ({bundle.input.dtype} [N, {shape}]), and `classify` is for text",
+            f"{bundle.path}: takes images ({bundle.input.dtype} [N, {shape}]), and `classify` is for text and tables",
             remedy="Give images as rows of an .npz: python -m runtime accuracy BUNDLE --data ROWS.npz",
         )
-    return bundle.text
+    return featuriser
 
 
 def document_of(runner: Runner, classified: Sequence[Classified]) -> dict[str, Any]:

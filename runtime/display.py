@@ -91,6 +91,7 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
         "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
         "input": _tensor(bundle.input.name, bundle.input.dtype, bundle.input.shape) + f" {bundle.input.layout}",
         **({"text": str(bundle.text)} if bundle.text else {}),
+        **({"table": str(bundle.table)} if bundle.table else {}),
         "output": output,
         "verified batches": ", ".join(map(str, bundle.batch_sizes)),
         **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},

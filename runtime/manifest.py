@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from runtime.errors import BundleError, UsageError
+from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
 FORMAT_VERSION = 1
@@ -41,7 +42,7 @@ class FormatFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`text` makes the input of a text; None where the model takes images."""
+    """`text` makes the input of a text, `table` of a table's row; None where the model takes something else."""
 
     name: str
     stage: str
@@ -57,6 +58,7 @@ class Manifest:
     labels_file: str
     metrics: Mapping[str, float]
     text: HashedNgrams | None
+    table: HashedColumns | None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ def manifest_from_json(text: str, origin: str) -> Manifest:
         labels_file=fields.text("labels"),
         metrics={key: each.as_number() for key, each in fields.entries("metrics")},
         text=_featuriser(fields.child("text")) if fields.has("text") else None,
+        table=_columns(fields.child("table")) if fields.has("table") else None,
     )
     _check(manifest, origin)
     return manifest
@@ -126,6 +129,13 @@ def _featuriser(fields: _Fields) -> HashedNgrams:
         raise BundleError(f"{fields.origin}: {fields.path}: {error.message}", error.remedy) from None
 
 
+def _columns(fields: _Fields) -> HashedColumns:
+    try:
+        return HashedColumns.from_json(fields.value)
+    except UsageError as error:
+        raise BundleError(f"{fields.origin}: {fields.path}: {error.message}", error.remedy) from None
+
+
 def _check(manifest: Manifest, origin: str) -> None:
     """Check what no single key can show."""
     if len(manifest.class_names) != manifest.classes:
@@ -140,6 +150,13 @@ def _check(manifest: Manifest, origin: str) -> None:
             f"{origin}: the input is {takes[0]} of shape {list(takes[1])}, expected int32 of shape "
             f"[{manifest.text.length}] as text.length says"
         )
+    if manifest.table is not None and takes != ("int32", (manifest.table.length,)):
+        raise BundleError(
+            f"{origin}: the input is {takes[0]} of shape {list(takes[1])}, expected int32 of shape "
+            f"[{manifest.table.length}] as table.numbers and table.categories say"
+        )
+    if manifest.table is not None and manifest.text is not None:
+        raise BundleError(f"{origin}: text and table are both given, expected one of them")
     for key in ("batch_sizes", "formats"):
         if not getattr(manifest, key):
             raise BundleError(f"{origin}: {key} is empty, expected at least one entry")

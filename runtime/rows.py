@@ -137,6 +137,14 @@ def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:
                 f"{origin}: ids outside 0 to {bundle.text.buckets - 1} at row ids {named(rows.row_ids[wrong])}",
                 remedy="Make the ids with the bundle's own featuriser: open_bundle(path).text.encode(texts).",
             )
+    if bundle.table is not None:
+        ids = rows.inputs[:, bundle.table.numbers :]
+        wrong = ((ids < 0) | (ids >= bundle.table.buckets)).any(axis=1)
+        if wrong.any():
+            raise DataError(
+                f"{origin}: ids outside 0 to {bundle.table.buckets - 1} at row ids {named(rows.row_ids[wrong])}",
+                remedy="Make the rows with the bundle's own featuriser: open_bundle(path).table.encode(lines).",
+            )
     if rows.logits is not None:
         _check_array(f"{origin}: logits", rows.logits, "float32", (count, bundle.classes))
         wrong = ~np.isfinite(rows.logits).all(axis=1)

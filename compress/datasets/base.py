@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from compress.datasets.arrays import Int32Array, Int64Array, Positions, Texts, UInt8Array
 from compress.datasets.stream import ImageStream
 from export.graph import InputSignature, Normalization
+from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
 # The finer classes of each class.
@@ -20,8 +21,8 @@ Members = tuple[tuple[int, ...], ...]
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams. A stream of images
-    decodes what is asked for; an array and a stream give the same for an index.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or a table's row. A
+    stream of images decodes what is asked for; an array and a stream give the same for an index.
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, or a finer one that the source has for
     analysis, else None.
@@ -63,7 +64,7 @@ class Dataset:
     hidden_names: names of the classes that `Split.hidden` counts, None where there are none. hidden_members: those of
     each class.
     fingerprint: sha256 hex of the source's content, the same wherever the files lie.
-    featuriser: makes the ids of a text; then there is no normalization. None for images.
+    featuriser: makes the ids of a text; then there is no normalization. None for images. columns: the same for a table.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Dataset:
     test: Split
     featuriser: HashedNgrams | None = None
     hidden_members: Members | None = None
+    columns: HashedColumns | None = None
 
     @property
     def classes(self) -> int:
@@ -105,7 +107,7 @@ class Stored:
     splits: "train" and "test" always, "validation" where the source has one.
     hidden_names, hidden_members: of the finer classes that the splits have as `hidden`, None where they have none.
     normalization: the published channel statistics, or scaling to [0, 1] where there are none; None for text.
-    featuriser: what made the ids of the texts, None for images.
+    featuriser: what made the ids of the texts, None for images. columns: what made the rows of a table.
     """
 
     name: str
@@ -116,11 +118,14 @@ class Stored:
     featuriser: HashedNgrams | None = None
     hidden_names: tuple[str, ...] | None = None
     hidden_members: Members | None = None
+    columns: HashedColumns | None = None
 
     @property
     def signature(self) -> InputSignature:
         if self.featuriser is not None:
             return signature_of_text(self.featuriser)
+        if self.columns is not None:
+            return signature_of_table(self.columns)
         return InputSignature(shape=self.splits["train"].inputs.shape[1:])
 
 
@@ -155,3 +160,8 @@ def unit_normalization(channels: int, *, scale: float = 1 / 255) -> Normalizatio
 def signature_of_text(featuriser: HashedNgrams) -> InputSignature:
     """Return the signature of the rows that `featuriser` makes."""
     return InputSignature.of_ids(featuriser.length, featuriser.buckets)
+
+
+def signature_of_table(columns: HashedColumns) -> InputSignature:
+    """Return the signature of the rows that `columns` makes."""
+    return InputSignature.of_table(columns.numbers, columns.categories, columns.buckets)

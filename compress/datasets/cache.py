@@ -1,11 +1,12 @@
-"""Decoded images and encoded texts on disk: one `.npy` a split, with its checksum beside it."""
+"""Decoded images, encoded texts and tables on disk: one `.npy` a split, with its checksum beside it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,9 @@ _RECORD = "record.json"
 
 T = TypeVar("T", bound=np.generic)
 Made = tuple[npt.NDArray[T], dict[int, str]]
+# Takes the next rows of a part; and what is wrong with rows, by part and row.
+Append = Callable[[str, npt.NDArray[T]], None]
+Bad = dict[str, dict[int, str]]
 
 
 def cache_key(file_hashes: Sequence[str], options: ImageOptions, shape: Shape, **extra: str) -> str:
@@ -66,6 +70,82 @@ def cached_rows(
     array, bad = make()
     _keep(entry, array, bad)
     return array, bad
+
+
+def streamed_rows(
+    cache: Path | None,
+    key: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: type[T],
+    make: Callable[[Append[T]], Bad],
+) -> tuple[dict[str, npt.NDArray[T]], Bad]:
+    """Return several parts that `cache` holds under `key`, else what `make(append)` appends to them, kept.
+
+    shapes: of each part by its name. Rows are written as they come, so they take no memory; without a cache they do.
+    The arrays are memory-mapped, and writable by this process alone, which saves the copy that torch would ask for.
+    """
+    if cache is None:
+        return _made_in_memory(shapes, dtype, make)
+    entry = cache / key
+    if entry.exists():
+        try:
+            return _read_parts(entry, shapes, dtype, check=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("cached rows in %s are damaged and are built again: %s", entry, error)
+    try:
+        with folder_atomically(entry) as folder:
+            _write_parts(folder, shapes, dtype, make)
+    except OSError:
+        # Another process may have put the same entry there.
+        if not (entry / _RECORD).exists():
+            raise
+    return _read_parts(entry, shapes, dtype, check=False)
+
+
+def _made_in_memory(
+    shapes: Mapping[str, tuple[int, ...]], dtype: type[T], make: Callable[[Append[T]], Bad]
+) -> tuple[dict[str, npt.NDArray[T]], Bad]:
+    arrays = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+    filled = dict.fromkeys(shapes, 0)
+
+    def append(name: str, rows: npt.NDArray[T]) -> None:
+        arrays[name][filled[name] : filled[name] + len(rows)] = rows
+        filled[name] += len(rows)
+
+    bad = make(append)
+    return arrays, bad
+
+
+def _write_parts(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: type[T], make: Callable[[Append[T]], Bad]
+) -> None:
+    with contextlib.ExitStack() as opened:
+        files = {name: opened.enter_context((folder / f"{name}.npy").open("wb")) for name in shapes}
+        for name, file in files.items():
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shapes[name]}
+            np.lib.format.write_array_header_1_0(file, header)
+
+        def append(name: str, rows: npt.NDArray[T]) -> None:
+            files[name].write(np.ascontiguousarray(rows).data)
+
+        bad = make(append)
+    record = {"sha256": {name: sha256_of_file(folder / f"{name}.npy") for name in shapes}, "bad": bad}
+    (folder / _RECORD).write_text(json_text(record), encoding="utf-8")
+
+
+def _read_parts(
+    entry: Path, shapes: Mapping[str, tuple[int, ...]], dtype: type[T], *, check: bool
+) -> tuple[dict[str, npt.NDArray[T]], Bad]:
+    record: dict[str, Any] = json.loads((entry / _RECORD).read_text(encoding="utf-8"))
+    arrays = {}
+    for name, shape in shapes.items():
+        path = entry / f"{name}.npy"
+        if check and (came := sha256_of_file(path)) != record["sha256"][name]:
+            raise ValueError(f"{path.name} has sha256 {came[:12]}…, expected {record['sha256'][name][:12]}…")
+        arrays[name] = np.load(path, mmap_mode="c", allow_pickle=False)
+        if arrays[name].dtype != dtype or arrays[name].shape != shape:
+            raise ValueError(f"{path.name} is {arrays[name].dtype} {arrays[name].shape}, expected {shape}")
+    return arrays, {name: {int(row): str(why) for row, why in record["bad"][name].items()} for name in shapes}
 
 
 def _read(entry: Path, shape: tuple[int, ...], dtype: type[T]) -> Made[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compress.datasets.celeba import Celeba
+from compress.datasets.criteo import Criteo
 from compress.datasets.digits import Digits
 from compress.datasets.folder import Folder
 from compress.datasets.hub import Hub
@@ -36,4 +37,5 @@ SOURCES: dict[str, type[Spec]] = {
     "imdb": Imdb,
     "amazon_reviews": AmazonReviews,
     "sentiment140": Sentiment140,
+    "criteo": Criteo,
 }

@@ -68,8 +68,8 @@ class DataSpec(Spec):
     train_fraction: a share of each class of them, by seed, before validation is cut. label_noise: wrong labels in what
     is left for training; validation keeps its own.
     normalize: `dataset` for the published statistics (scaling to [0, 1] where there are none), `unit` for
-    scaling to [0, 1], or statistics of one's own. augment: changes of training images, in order; text has neither.
-    What is made while images are decoded comes first, and needs a source that streams.
+    scaling to [0, 1], or statistics of one's own. augment: changes of training images, in order; text and tables have
+    neither. What is made while images are decoded comes first, and needs a source that streams.
     bad_rows: what to do about rows that cannot be used.
     """
 
@@ -118,7 +118,7 @@ class DataSpec(Spec):
         signature = _declared(info).signature
         if signature and signature.ids is not None:
             if normalize != "dataset":
-                raise PydanticCustomError("normalize", "scales images, and the data is text; leave it out")
+                raise PydanticCustomError("normalize", f"scales images, and the data is {signature}; leave it out")
             return normalize
         if isinstance(normalize, ChannelStatistics) and signature and len(normalize.mean) != signature.channels:
             raise PydanticCustomError(
@@ -134,7 +134,7 @@ class DataSpec(Spec):
         signature = _declared(info).signature
         if signature and signature.ids is not None:
             if augment:
-                raise PydanticCustomError("augment", "changes images, and the data is text; leave it out")
+                raise PydanticCustomError("augment", f"changes images, and the data is {signature}; leave it out")
             return augment
         problem = decoding_problem(augment, _declared(info).streamed)
         if problem is None and signature is not None:

@@ -92,6 +92,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
         test=_relabelled(spec, stored, "test").in_memory(),
         featuriser=stored.featuriser,
         hidden_members=spec.relabel.members(len(stored.class_names)) if spec.relabel else stored.hidden_members,
+        columns=stored.columns,
     )
 
 

@@ -101,17 +101,26 @@ def initialise(model: nn.Module, init: Init) -> None:
 
 
 def image_shape(signature: InputSignature) -> tuple[int, int, int]:
-    """Return (channels, H, W), whatever the layout of the stored images. Raises ValueError for text."""
+    """Return (channels, H, W), whatever the layout of the stored images. Raises ValueError for text and tables."""
     if signature.ids is not None:
-        raise ValueError(f"the model takes images, and the data is {signature}; bag_mlp takes text")
+        raise ValueError(f"the model takes images, and the data is {signature}; bag_mlp takes text, table_mlp tables")
     return signature.channels, signature.height, signature.width
 
 
 def id_shape(signature: InputSignature) -> tuple[int, int]:
-    """Return (length, number of distinct ids). Raises ValueError for images."""
+    """Return (length, number of distinct ids) of text. Raises ValueError for images and tables."""
+    if signature.numbers:
+        raise ValueError(f"the model takes text, and the data is {signature}; table_mlp takes tables")
     if signature.ids is None:
         raise ValueError(f"the model takes text, and the data is {signature}; mlp and the cnn models take images")
     return signature.shape[0], signature.ids
+
+
+def table_shape(signature: InputSignature) -> tuple[int, int, int]:
+    """Return (numbers, categories, number of distinct ids) of a table. Raises ValueError for images and text."""
+    if not signature.numbers or signature.ids is None:
+        raise ValueError(f"the model takes tables, and the data is {signature}; mlp takes images, bag_mlp text")
+    return signature.numbers, signature.shape[0] - signature.numbers, signature.ids
 
 
 def model_input(signature: InputSignature, rows: int) -> Tensor:

@@ -17,6 +17,7 @@ from export.graph import InputSignature
 from runtime.bundle import open_bundle
 from runtime.errors import ExportError
 from runtime.runners import open_runner
+from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
 
@@ -149,6 +150,21 @@ def test_the_featuriser_of_a_text_model_must_be_there_and_fit(tmp_path: Path, pa
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_bundle_of_images_says_nothing_of_text(bundle_folder: Path) -> None:
-    assert "text" not in json.loads((bundle_folder / "manifest.json").read_text())
-    assert open_bundle(bundle_folder).text is None
+def test_the_featuriser_of_a_table_must_be_there_and_fit(tmp_path: Path, parts: dict[str, Any]) -> None:
+    rows, columns = InputSignature.of_table(2, 4, 50), HashedColumns(2, 4, 50)
+    for signature, featurisers in [
+        (parts["signature"], {"table": columns}),
+        (InputSignature.of_ids(6, 50), {"text": HashedNgrams(50, 2, 6), "table": columns}),
+        (rows, {}),
+        (rows, {"text": HashedNgrams(50, 2, 6)}),
+        (rows, {"table": HashedColumns(3, 3, 50)}),
+        (rows, {"table": HashedColumns(2, 4, 51)}),
+    ]:
+        with pytest.raises(ExportError, match="expected the one that fits it"):
+            write_bundle(tmp_path / "bundle", **{**parts, "signature": signature, **featurisers})
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_of_images_says_nothing_of_text_or_tables(bundle_folder: Path) -> None:
+    assert {"text", "table"}.isdisjoint(json.loads((bundle_folder / "manifest.json").read_text()))
+    assert (open_bundle(bundle_folder).text, open_bundle(bundle_folder).table) == (None, None)

@@ -20,6 +20,7 @@ from export.to_onnx import onnx_from_graph
 
 IDS, LENGTH = 30, 9
 TEXT = InputSignature.of_ids(LENGTH, IDS)
+IMAGES = InputSignature((28, 28, 3))
 # Of the student, then of the fold: every engine has these.
 ALLOWED = {"Gather", "ReduceSum", "Cast", "Equal", "Not", "Max", "Clip", "Div", "Gemm", "MatMul", "Add", "Relu"}
 ALLOWED |= {"Flatten", "Reshape", "ReduceMax", "Sub", "Exp", "Log", "Squeeze"}
@@ -137,10 +138,7 @@ def test_the_exported_file_is_the_model_at_any_batch_size(bag: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_a_model_refuses_the_other_kind_of_input(kind: str) -> None:
-    takes_text = kind == "bag_mlp"
-    other = InputSignature((28, 28, 3)) if takes_text else TEXT
-    said = (
-        "takes text, and the data is images of 28×28×3" if takes_text else "takes images, and the data is text, 9 ids"
-    )
-    with pytest.raises(ValueError, match=said):
+    takes = {"bag_mlp": "text", "table_mlp": "tables"}.get(kind, "images")
+    other, came = (IMAGES, "images of 28×28×3") if takes == "text" else (TEXT, "text, 9 ids")
+    with pytest.raises(ValueError, match=f"takes {takes}, and the data is {came}"):
         MODELS[kind]().build(signature=other, outputs=2)
