@@ -22,6 +22,8 @@ PACKAGES = (
     ("onnxscript", "onnxscript", "ONNX export", "pip install 'edgefold[train]'"),
     ("matplotlib", "matplotlib", "report.html", "pip install 'edgefold[train]'"),
     ("jinja2", "jinja2", "report.html", "pip install 'edgefold[train]'"),
+    ("transformers", "transformers", "text encoders", "pip install 'edgefold[text]'"),
+    ("tokenizers", "tokenizers", "texts of text encoders", "pip install tokenizers"),
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.graph import InputSignature, Normalization
-from runtime.text import HashedNgrams
+from runtime.featuriser import Featuriser
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
@@ -23,7 +23,7 @@ Texts = npt.NDArray[np.object_]
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or tokens.
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
@@ -72,7 +72,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    featuriser: HashedNgrams | None = None
+    featuriser: Featuriser | None = None
 
     @property
     def classes(self) -> int:
@@ -107,7 +107,7 @@ class Stored:
     normalization: Normalization | None
     fingerprint: str
     splits: Mapping[str, Split]
-    featuriser: HashedNgrams | None = None
+    featuriser: Featuriser | None = None
 
     @property
     def signature(self) -> InputSignature:
@@ -144,6 +144,11 @@ def unit_normalization(channels: int, *, scale: float = 1 / 255) -> Normalizatio
     return Normalization(scale=scale, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
-def signature_of_text(featuriser: HashedNgrams) -> InputSignature:
+def signature_of_text(featuriser: Featuriser) -> InputSignature:
     """Return the signature of the rows that `featuriser` makes."""
-    return InputSignature.of_ids(featuriser.length, featuriser.buckets)
+    return InputSignature.of_ids(
+        featuriser.length,
+        featuriser.vocabulary,
+        padding=featuriser.padding,
+        dynamic_length=featuriser.dynamic_length,
+    )

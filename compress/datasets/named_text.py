@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from compress.datasets.base import Declaration, Stored, signature_of_text
+from compress.datasets.base import Declaration, Stored
 from compress.datasets.named import NamedSet
 from compress.datasets.text_folder import Features, TextFolder
 
@@ -22,7 +22,7 @@ class NamedText(NamedSet):
         return Declaration(
             classes=len(self.class_names),
             class_names=self.class_names,
-            signature=signature_of_text(self.features.featuriser()),
+            signature=self.features.signature(),
             rows=dict(self.rows),
         )
 
