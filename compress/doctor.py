@@ -23,6 +23,8 @@ PACKAGES = (
     ("matplotlib", "matplotlib", "report.html", "pip install 'edgefold[train]'"),
     ("jinja2", "jinja2", "report.html", "pip install 'edgefold[train]'"),
     ("datasets", "datasets", "data of the hub", "pip install 'edgefold[hub]'"),
+    ("transformers", "transformers", "text encoders", "pip install 'edgefold[text]'"),
+    ("tokenizers", "tokenizers", "texts of text encoders", "pip install tokenizers"),
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
 )
 

@@ -117,7 +117,7 @@ def _plan_stage(
         "format_version": FORMAT_VERSION,
         "seed": seed,
         "data": {"content": content, **data_settings(recipe.data)},
-        "model": as_recipe_value(spec.model),
+        "model": spec.model.resolved(),
         "classes": heads.classes,
         "subclasses": heads.subclasses,
         "objective": [as_recipe_value(term) for term in spec.objective],
@@ -161,6 +161,8 @@ def data_settings(data: DataSpec) -> dict[str, Any]:
     for options in settings["source"].values():
         options.pop("path", None)
         options.pop("stream", None)
+        if tokenizer := options.get("features", {}).get("tokenizer"):
+            del tokenizer["name"]  # its content is part of the data's
     return settings
 
 

@@ -110,9 +110,12 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if initial is not None:
             self.model.load_state_dict(dict(initial))
+        else:
+            stage.spec.model.load_pretrained(self.model)
         self.objective = Objective(stage.spec.objective, stage.heads).to(device)
         self.teacher = TeacherOutputs(teacher, self.objective.needs)
-        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        # A frozen part of a model is not the optimizer's: no step, no decay, no state.
+        parameters = [p for p in (*self.model.parameters(), *self.objective.parameters()) if p.requires_grad]
         self.optimizer = self.settings.optimizer.build(parameters)
         self.parameters = parameters
         self.position = _Position()

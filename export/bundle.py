@@ -13,13 +13,15 @@ import numpy as np
 from onnx import ModelProto, helper, load_model_from_string
 
 from export.graph import INPUT_NAME, InputSignature
-from export.to_onnx import axes_of
+from export.to_onnx import axes_of, input_axes
 from runtime.bundle import MANIFEST, open_bundle, write_checksums
 from runtime.errors import BundleError, ExportError
+from runtime.featuriser import Featuriser
 from runtime.files import folder_atomically, json_text, write_atomically
 from runtime.manifest import FORMAT_VERSION
 from runtime.table import HashedColumns
-from runtime.text import HashedNgrams
+from runtime.tokens import FILE as TOKENIZER
+from runtime.tokens import Tokens
 
 MODEL = "model.onnx"
 SAMPLES = "samples.npz"
@@ -56,7 +58,7 @@ def write_bundle(
     subclasses: int,
     class_names: Sequence[str],
     signature: InputSignature,
-    text: HashedNgrams | None = None,
+    text: Featuriser | None = None,
     table: HashedColumns | None = None,
     onnx: bytes,
     inputs: np.ndarray,
@@ -106,6 +108,8 @@ def write_bundle(
         write_atomically(beside / MODEL, onnx)
         write_atomically(beside / SAMPLES, npz_bytes(samples))
         write_atomically(beside / LABELS, "".join(f"{each}\n" for each in class_names))
+        if isinstance(text, Tokens) and text.definition is not None:
+            write_atomically(beside / TOKENIZER, text.definition)
         write_atomically(beside / MANIFEST, json_text(manifest))
         write_checksums(beside)
         _require_readable(beside, Path(folder))
@@ -145,6 +149,7 @@ def _input_entry(signature: InputSignature) -> dict[str, Any]:
         "dtype": signature.dtype,
         "shape": list(signature.shape),
         "layout": signature.layout,
+        **({"dynamic": "L"} if signature.dynamic_length else {}),
     }
 
 
@@ -178,9 +183,10 @@ def _parsed_model(data: bytes, signature: InputSignature) -> ModelProto:
     except Exception as error:  # protobuf's own type, which differs between its implementations
         raise ExportError(f"the model of {len(data)} bytes is not ONNX ({error})") from error
     inputs = {each.name: axes_of(each) for each in model.graph.input}
-    if {name: axes[1:] for name, axes in inputs.items()} != {INPUT_NAME: signature.shape}:
+    expected = input_axes(signature)[1:]
+    if {name: axes[1:] for name, axes in inputs.items()} != {INPUT_NAME: expected}:
         came = ", ".join(f"{name} {axes}" for name, axes in inputs.items())
-        raise ExportError(f"the model takes {came}; expected {INPUT_NAME} (N, *{signature.shape})")
+        raise ExportError(f"the model takes {came}; expected {INPUT_NAME} (N, *{expected})")
     return model
 
 
@@ -193,10 +199,10 @@ def _check_names_and_metrics(class_names: Sequence[str], metrics: Mapping[str, f
             raise ExportError(f"metric {key} is {value}; expected a finite number")
 
 
-def _check_text(signature: InputSignature, text: HashedNgrams | None) -> None:
-    made = (text.length, text.buckets) if text else None
-    taken = (signature.shape[0], signature.ids) if signature.ids is not None and not signature.numbers else None
-    if made != taken:
+def _check_text(signature: InputSignature, text: Featuriser | None) -> None:
+    made = (text.length, text.vocabulary, text.padding, text.dynamic_length) if text else None
+    taken = (signature.shape[0], signature.ids, signature.padding, signature.dynamic_length)
+    if made != (taken if signature.ids is not None and not signature.numbers else None):
         raise ExportError(f"the input is {signature}; the featuriser of texts is {text}: expected the one that fits it")
 
 

@@ -21,8 +21,10 @@ class InputSignature:
     """The raw input of a deployed classifier, without its batch axis.
 
     Images: dtype `uint8`, pixels as they come from a decoder; shape (H, W, channels) for layout NHWC, (channels, H, W)
-    for NCHW. Text: dtype `int32`, ids 0 to `ids` - 1 of which 0 is padding; shape (length,), layout NL. Tables: as for
-    text, but the first `numbers` of a row are whole numbers (`export.table`), and no id is padding.
+    for NCHW. Text: dtype `int32`, ids 0 to `ids` - 1 of which `padding` fills rows up; shape (length,), layout NL.
+    dynamic_length: a batch of texts may be shorter than `length`, and its logits are the same at any length that holds
+    its ids. Tables: as for text, but the first `numbers` of a row are whole numbers (`export.table`), and no id is
+    padding.
     """
 
     shape: tuple[int, ...]
@@ -30,6 +32,8 @@ class InputSignature:
     layout: str = "NHWC"
     ids: int | None = None
     numbers: int = 0
+    padding: int = 0
+    dynamic_length: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -49,11 +53,17 @@ class InputSignature:
             raise ExportError(
                 f"numbers is {self.numbers} for shape {self.shape} of {self.dtype}; expected ids behind the numbers"
             )
+        if (self.ids is None or self.numbers) and (self.padding or self.dynamic_length):
+            raise ExportError("padding and dynamic_length are for ids of text")
+        if self.ids is not None and not 0 <= self.padding < self.ids:
+            raise ExportError(f"padding is {self.padding}; expected one of the ids, 0 to {self.ids - 1}")
+        if self.dynamic_length and self.shape[0] < 2:
+            raise ExportError(f"the input has {self.shape[0]} id a row; expected 2 or more where the length is dynamic")
 
     @classmethod
-    def of_ids(cls, length: int, ids: int) -> InputSignature:
+    def of_ids(cls, length: int, ids: int, *, padding: int = 0, dynamic_length: bool = False) -> InputSignature:
         """Return the signature of rows of `length` ids."""
-        return cls(shape=(length,), dtype="int32", layout=ID_LAYOUT, ids=ids)
+        return cls((length,), "int32", ID_LAYOUT, ids, padding=padding, dynamic_length=dynamic_length)
 
     @classmethod
     def of_table(cls, numbers: int, categories: int, ids: int) -> InputSignature:
@@ -64,7 +74,7 @@ class InputSignature:
         if self.numbers:
             return f"tables, {self.numbers} numbers and {self.shape[0] - self.numbers} ids a row"
         if self.ids is not None:
-            return f"text, {self.shape[0]} ids a row"
+            return f"text, {'at most ' if self.dynamic_length else ''}{self.shape[0]} ids a row"
         return f"images of {self.height}×{self.width}×{self.channels}"
 
     @property

@@ -22,6 +22,7 @@ from runtime.files import write_atomically
 OPSET = 20  # keeps Gelu and LayerNormalization whole; every parser of TensorRT 10 reads it
 MAX_IR_VERSION = 10
 BATCH_AXIS = "batch"
+LENGTH_AXIS = "length"
 EXAMPLE_BATCH = 2  # a batch of 1 may be taken for a constant by what traces it
 
 # ReduceLogSumExp overflows in half precision where a parser expands it without the maximum (`export.fold`).
@@ -33,10 +34,10 @@ _MEMBERS_TO_CLEAR = ("doc_string", "metadata_props")
 def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metadata: Mapping[str, str]) -> bytes:
     """Return `graph` as a serialised, fully checked ONNX model.
 
-    Input `input`: (batch, *signature.shape), of the signature's dtype. Outputs: `logits` float32 (batch, C) and, where
-    the graph has it, `subclass_probabilities` float32 (batch, C*S). `metadata` becomes the model's metadata_props,
-    sorted by key. The graph is exported in evaluation mode and its modes are put back. Raises ExportError
-    with the cause in one line.
+    Input `input`: (batch, *signature.shape), of the signature's dtype; (batch, length) where its length is dynamic.
+    Outputs: `logits` float32 (batch, C) and, where the graph has it, `subclass_probabilities` float32 (batch, C*S).
+    `metadata` becomes the model's metadata_props, sorted by key. The graph is exported in evaluation mode and its modes
+    are put back. Raises ExportError with the cause in one line.
     """
     _require_text(metadata)
     example = torch.zeros(
@@ -44,7 +45,7 @@ def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metada
     )
     with _evaluation_mode(graph), torch.no_grad():
         _run_once(graph, example)
-        model = _traced(graph, example)
+        model = _traced(graph, example, signature)
     _clear_traces(model)
     _identify(model, metadata)
     _check(model, graph, signature)
@@ -69,14 +70,14 @@ def _run_once(graph: DeployableGraph, example: Tensor) -> None:
         ) from error
 
 
-def _traced(graph: DeployableGraph, example: Tensor) -> onnx.ModelProto:
+def _traced(graph: DeployableGraph, example: Tensor, signature: InputSignature) -> onnx.ModelProto:
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
+                dynamic_shapes=(_dynamic_axes(signature),),
                 input_names=[INPUT_NAME],
                 output_names=list(graph.output_widths),
                 opset_version=OPSET,
@@ -92,6 +93,16 @@ def _traced(graph: DeployableGraph, example: Tensor) -> onnx.ModelProto:
             f"the graph cannot be written as ONNX: {_one_line(_root_cause(error))}",
             remedy="Use operations that torch.onnx.export supports; no Python branch may depend on a tensor.",
         ) from error
+
+
+def _dynamic_axes(signature: InputSignature) -> dict[int, Any]:
+    axes: dict[int, Any] = {0: torch.export.Dim(BATCH_AXIS)}
+    return axes | {1: torch.export.Dim(LENGTH_AXIS, max=signature.shape[0])} if signature.dynamic_length else axes
+
+
+def input_axes(signature: InputSignature) -> tuple[int | str, ...]:
+    """Return the axes of an exported graph's input as the file has them: sizes, and names of dynamic ones."""
+    return (BATCH_AXIS, *((LENGTH_AXIS,) if signature.dynamic_length else signature.shape))
 
 
 @contextlib.contextmanager
@@ -163,7 +174,7 @@ def _check(model: onnx.ModelProto, graph: DeployableGraph, signature: InputSigna
             remedy="Write it as max, subtract, exp, sum, log, add, as export.fold does.",
         )
     came = {each.name: axes_of(each) for each in (*model.graph.input, *model.graph.output)}
-    expected = {INPUT_NAME: (BATCH_AXIS, *signature.shape)}
+    expected = {INPUT_NAME: input_axes(signature)}
     expected |= {name: (BATCH_AXIS, width) for name, width in graph.output_widths.items()}
     if came != expected:
         raise ExportError(

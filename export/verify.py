@@ -17,7 +17,9 @@ import numpy as np
 from export.parity import Comparison, Gate, compare, gate_of, worst
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError, ExportError, GateError
+from runtime.rows import shortened
 from runtime.runners import open_runner
+from runtime.runners.base import Runner
 from runtime.table import LARGEST_NUMBER, MISSING, HashedColumns
 
 WANTED_ROWS = 256  # fewer show little about a one-percent gate
@@ -83,9 +85,10 @@ def verify_format(
     """Run a format of `bundle` with the device's own runner and compare it with the reference.
 
     inputs (N, *shape) real rows, reference_logits (N, C), labels (N,). At each of `batch_sizes` every row
-    runs, in full batches and in a partial one; inputs that are all zero and all at the top of their range
-    must give finite outputs. `gate` stands in for the one of the format's precision. Raises BundleError,
-    ExportError or EngineError where there is nothing to compare; a missed gate is only reported.
+    runs, in full batches and in a partial one, and where the length is dynamic once more in batches as long
+    as their longest text; inputs that are all zero and all at the top of their range must give finite
+    outputs. `gate` stands in for the one of the format's precision. Raises BundleError, ExportError or
+    EngineError where there is nothing to compare; a missed gate is only reported.
     """
     precision = bundle.format(format).precision
     gate = gate or gate_of(precision)
@@ -97,8 +100,12 @@ def verify_format(
     compared: dict[int, Comparison] = {}
     with open_runner(bundle, format=format, threads=threads) as runner:
         for size in batch_sizes:
-            logits = _infer_all(runner.infer, inputs, reference_logits, size)
-            compared[size] = compare(reference_logits, logits, labels, gate)
+            compared[size] = worst(
+                [
+                    compare(reference_logits, _infer_all(infer, inputs, reference_logits, size), labels, gate)
+                    for infer in _ways_to_infer(runner, bundle)
+                ]
+            )
         finite = {
             int(extreme.flat[0]): _finite(runner.infer_outputs(extreme))
             for extreme in _extreme_inputs(bundle, max(batch_sizes))
@@ -166,6 +173,13 @@ def _infer_all(
     return logits
 
 
+def _ways_to_infer(runner: Runner, bundle: Bundle) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """Batches as they are and, where the length is dynamic, without the columns after their longest text."""
+    if not any(bundle.input.free):
+        return [runner.infer]
+    return [runner.infer, lambda batch: runner.infer(shortened(batch, bundle))]
+
+
 def _finite(outputs: Mapping[str, np.ndarray]) -> bool:
     return all(bool(np.isfinite(output).all()) for output in outputs.values())
 
@@ -180,7 +194,7 @@ def _extreme_inputs(bundle: Bundle, batch_size: int) -> list[np.ndarray]:
         return [_filled(bundle.table, batch_size, *values) for values in ((0, 0), (MISSING, 0), (LARGEST_NUMBER, -1))]
     values = [0]
     if bundle.text is not None:
-        values.append(bundle.text.buckets - 1)
+        values.append(bundle.text.vocabulary - 1)
     elif spec.dtype == "uint8":
         values.append(255)
     return [np.full((batch_size, *spec.shape), value, dtype=spec.dtype) for value in values]

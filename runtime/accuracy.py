@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import DataError, EngineError, UsageError
-from runtime.rows import Rows, check_rows, named
+from runtime.rows import Rows, check_rows, named, shortened
 from runtime.runners.base import Runner
 
 SCHEMA_VERSION = 1
@@ -204,7 +204,7 @@ def _predict(runner: Runner, rows: Rows, batch: int, say: Callable[[str], None])
     said = 0
     for start in range(0, len(rows), batch):
         stop = min(start + batch, len(rows))
-        logits = runner.infer(rows.inputs[start:stop])
+        logits = runner.infer(shortened(rows.inputs[start:stop], runner.bundle))
         wrong = ~np.isfinite(logits).all(axis=1)
         if wrong.any():
             raise EngineError(

@@ -19,7 +19,7 @@ from runtime.device import Environment, Load, read_environment, read_load, usabl
 from runtime.errors import EngineError, UsageError
 from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up
-from runtime.rows import Rows
+from runtime.rows import Rows, shortened
 from runtime.runners import open_runner
 from runtime.runners.base import Runner, one_line
 
@@ -123,7 +123,7 @@ def benchmark(
     say = progress or (lambda line: None)
     samples = bundle.samples()
     with open_runner(bundle, format, threads) as runner:
-        calls = [runner.prepare(each) for each in rotation(samples, batch)]
+        calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(runner.engine, runner.version, runner.providers, threads)
         with _engine_errors(runner), garbage_collector_paused():
             first_call_ms = timed(calls[0]) / 1e6
@@ -185,6 +185,8 @@ def _notes(
 ) -> tuple[str, ...]:
     """Say in words what makes these numbers less than they seem."""
     notes = []
+    if any(bundle.input.free):
+        notes.append(f"each call is as long as its longest text, at most {bundle.input.shape[0]} ids")
     if latency.drift is not None and latency.drift.unstable:
         notes.append(
             f"UNSTABLE: the median changed by {100 * latency.drift.change:+.1f} % "

@@ -12,13 +12,15 @@ import difflib
 import io
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from runtime.errors import BundleError, DataError, UsageError
 from runtime.files import sha256_of_bytes, sha256_of_file, write_atomically
 from runtime.manifest import FormatFile, Manifest, manifest_from_json
+from runtime.tokens import FILE as TOKENIZER
+from runtime.tokens import Tokens
 
 if TYPE_CHECKING:
     from runtime.rows import Rows
@@ -96,7 +98,7 @@ def open_bundle(path: str | Path) -> Bundle:
     manifest = _read_manifest(path, checksums)
     bundle = Bundle(**vars(manifest), path=path, checksums=checksums)
     _check_files(bundle)
-    return bundle
+    return _with_tokenizer(bundle)
 
 
 def write_checksums(folder: Path) -> None:
@@ -172,6 +174,16 @@ def _check_files(bundle: Bundle) -> None:
             f"{bundle.path / bundle.labels_file}: its lines are not the class_names of {MANIFEST}",
             remedy=_COPY_AGAIN,
         )
+
+
+def _with_tokenizer(bundle: Bundle) -> Bundle:
+    """Give a bundle's featuriser the tokenizer that lies beside the manifest, where it has one."""
+    if not isinstance(bundle.text, Tokens):
+        return bundle
+    try:
+        return replace(bundle, text=replace(bundle.text, definition=bundle.read_bytes(TOKENIZER)))
+    except UsageError as error:
+        raise BundleError(f"{bundle.path / MANIFEST}: text: {error.message}", remedy=_COPY_AGAIN) from None
 
 
 def _require_listed(path: Path, files: Iterable[str], checksums: Mapping[str, str]) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.errors import EngineError, UsageError
+from runtime.featuriser import Featuriser
+from runtime.rows import shortened
 from runtime.runners.base import Runner
 from runtime.table import HashedColumns
-from runtime.text import HashedNgrams
 
 SCHEMA_VERSION = 1
 _BATCH = 256
@@ -37,18 +38,18 @@ def classify(runner: Runner, texts: Sequence[str]) -> list[Classified]:
     found = []
     for first in range(0, len(texts), _BATCH):
         batch = texts[first : first + _BATCH]
-        logits = runner.infer(featuriser.encode(batch)).astype(np.float64)  # (N, C)
+        rows = shortened(featuriser.encode(batch), runner.bundle)
+        logits = runner.infer(rows).astype(np.float64)  # (N, C)
         if not np.isfinite(logits).all():
             raise EngineError(f"{runner.path}: logits that are not finite; verify the bundle before using it")
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         names = [runner.bundle.class_names[c] for c in shares.argmax(axis=1)]
-        rows = map(tuple, shares.tolist())
-        found += [Classified(*each) for each in zip(batch, names, rows, strict=True)]
+        found += [Classified(*each) for each in zip(batch, names, map(tuple, shares.tolist()), strict=True)]
     return found
 
 
-def featuriser_of(bundle: Bundle) -> HashedNgrams | HashedColumns:
+def featuriser_of(bundle: Bundle) -> Featuriser | HashedColumns:
     """Return what makes the model's input of a text or a line. Raises UsageError where the bundle takes images."""
     featuriser = bundle.text or bundle.table
     if featuriser is None:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from runtime.bench import BenchResult
     from runtime.bundle import Bundle
     from runtime.classify import Classified
-    from runtime.onnx_file import OnnxHeader
+    from runtime.manifest import TensorSpec
+from runtime.onnx_file import OnnxHeader
 
 _WORST_CLASSES = 10
 _CONFUSIONS = 5
@@ -82,14 +83,14 @@ def classified_text(classified: Sequence[Classified]) -> str:
 
 
 def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str) -> str:
-    output = ", ".join(_tensor(each.name, each.dtype, each.shape) for each in bundle.outputs)
+    output = ", ".join(_tensor(each) for each in bundle.outputs)
     subclasses = f" with {bundle.subclasses} subclasses each" if bundle.subclasses > 1 else ""
     facts = {
         "bundle": f"{bundle.name} (stage {bundle.stage})",
         "checksum": checksum,
         "recipe key": bundle.recipe_key or "none",
         "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
-        "input": _tensor(bundle.input.name, bundle.input.dtype, bundle.input.shape) + f" {bundle.input.layout}",
+        "input": _tensor(bundle.input) + f" {bundle.input.layout}",
         **({"text": str(bundle.text)} if bundle.text else {}),
         **({"table": str(bundle.table)} if bundle.table else {}),
         "output": output,
@@ -160,8 +161,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _tensor(name: str, dtype: str, shape: Sequence[int]) -> str:
-    return f"{name} {dtype} [N, {', '.join(map(str, shape))}]"
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {spec.in_words()}"
 
 
 def _shortened(names: Sequence[str]) -> str:

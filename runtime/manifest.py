@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from runtime.errors import BundleError, UsageError
+from runtime.featuriser import Featuriser, featuriser_from_json
 from runtime.table import HashedColumns
-from runtime.text import HashedNgrams
 
 FORMAT_VERSION = 1
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
@@ -21,12 +21,34 @@ DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a model; `shape` leaves the batch out."""
+    """One input or output of a model; `shape` leaves the batch out.
+
+    dynamic: letters of `layout` (without N) of axes that may be shorter than `shape` says, down to 1.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     layout: str = ""
+    dynamic: str = ""
+
+    @property
+    def free(self) -> tuple[bool, ...]:
+        """Return for each axis of `shape` whether it may be shorter."""
+        letters = self.layout[1:] if self.dynamic else " " * len(self.shape)
+        return tuple(letter in self.dynamic for letter in letters)
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Return whether rows of `shape`, without the batch, fit."""
+        return len(shape) == len(self.shape) and all(
+            1 <= came <= most if free else came == most
+            for came, most, free in zip(shape, self.shape, self.free, strict=True)
+        )
+
+    def in_words(self) -> str:
+        """Return the shape with the batch, as messages write it: `[N, 28, 28, 1]`, or `[N, <=128]`."""
+        sizes = [f"<={size}" if free else str(size) for size, free in zip(self.shape, self.free, strict=True)]
+        return f"[N, {', '.join(sizes)}]"
 
 
 @dataclass(frozen=True)
@@ -57,13 +79,14 @@ class Manifest:
     samples_file: str
     labels_file: str
     metrics: Mapping[str, float]
-    text: HashedNgrams | None
+    text: Featuriser | None
     table: HashedColumns | None
 
     @property
     def files(self) -> tuple[str, ...]:
         """Every file that the manifest names, relative to the bundle."""
-        return (*(form.file for form in self.formats.values()), self.samples_file, self.labels_file)
+        carried = self.text.files if self.text else ()
+        return (*(form.file for form in self.formats.values()), self.samples_file, self.labels_file, *carried)
 
 
 def manifest_from_json(text: str, origin: str) -> Manifest:
@@ -104,12 +127,16 @@ def _tensor_spec(fields: _Fields) -> TensorSpec:
     dtype = fields.child("dtype")
     if dtype.value not in DTYPES:
         dtype.refuse(f"one of {', '.join(DTYPES)}")
-    return TensorSpec(
+    spec = TensorSpec(
         name=fields.text("name"),
         dtype=dtype.as_text(),
         shape=tuple(each.as_integer(least=1) for each in fields.items("shape")),
         layout=fields.text("layout") if fields.has("layout") else "",
+        dynamic=fields.text("dynamic") if fields.has("dynamic") else "",
     )
+    if spec.dynamic and (len(spec.layout) != len(spec.shape) + 1 or not set(spec.dynamic) <= set(spec.layout[1:])):
+        fields.child("dynamic").refuse(f"letters of the layout {spec.layout!r} behind the batch")
+    return spec
 
 
 def _format_file(fields: _Fields) -> FormatFile:
@@ -122,9 +149,9 @@ def _format_file(fields: _Fields) -> FormatFile:
     )
 
 
-def _featuriser(fields: _Fields) -> HashedNgrams:
+def _featuriser(fields: _Fields) -> Featuriser:
     try:
-        return HashedNgrams.from_json(fields.value)
+        return featuriser_from_json(fields.value)
     except UsageError as error:
         raise BundleError(f"{fields.origin}: {fields.path}: {error.message}", error.remedy) from None
 

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import DataError
+from runtime.tokens import without_tail
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
@@ -116,7 +117,9 @@ def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:
     """Raise DataError, naming the row ids at fault, unless `rows` fit the model of `bundle`."""
     spec = bundle.input
     count = len(rows.inputs) if rows.inputs.ndim else 0
-    _check_array(f"{origin}: inputs", rows.inputs, spec.dtype, ("N", *spec.shape))
+    if not (rows.inputs.ndim and spec.takes(rows.inputs.shape[1:])):
+        raise DataError(f"{origin}: inputs has shape {list(rows.inputs.shape)}, expected {spec.in_words()}")
+    _check_array(f"{origin}: inputs", rows.inputs, spec.dtype, rows.inputs.shape)
     if count == 0:
         raise DataError(f"{origin}: no rows, expected at least one")
     _check_array(f"{origin}: labels", rows.labels, "int64", (count,))
@@ -131,10 +134,10 @@ def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:
     if (counts > 1).any():
         raise DataError(f"{origin}: row ids that occur more than once: {named(ids[counts > 1])}")
     if bundle.text is not None:
-        wrong = ((rows.inputs < 0) | (rows.inputs >= bundle.text.buckets)).any(axis=1)
+        wrong = ((rows.inputs < 0) | (rows.inputs >= bundle.text.vocabulary)).any(axis=1)
         if wrong.any():
             raise DataError(
-                f"{origin}: ids outside 0 to {bundle.text.buckets - 1} at row ids {named(rows.row_ids[wrong])}",
+                f"{origin}: ids outside 0 to {bundle.text.vocabulary - 1} at row ids {named(rows.row_ids[wrong])}",
                 remedy="Make the ids with the bundle's own featuriser: open_bundle(path).text.encode(texts).",
             )
     if bundle.table is not None:
@@ -154,6 +157,13 @@ def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:
         wrong = ~np.isfinite(rows.inputs).reshape(count, -1).all(axis=1)
         if wrong.any():
             raise DataError(f"{origin}: inputs that are not finite at row ids {named(rows.row_ids[wrong])}")
+
+
+def shortened(inputs: np.ndarray, bundle: Bundle) -> np.ndarray:
+    """Return inputs (N, length) up to their longest text where the model takes any length, else as they are."""
+    if bundle.text is None or not any(bundle.input.free):
+        return inputs
+    return without_tail(inputs, bundle.text.padding)
 
 
 def named(row_ids: Iterable[int] | np.ndarray) -> str:

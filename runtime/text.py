@@ -21,7 +21,7 @@ import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from runtime.errors import UsageError
 
@@ -51,6 +51,15 @@ class HashedNgrams:
     ngrams: int = 2
     length: int = 128
     lowercase: bool = True
+
+    padding: ClassVar[int] = PADDING
+    files: ClassVar[tuple[str, ...]] = ()  # a bundle carries nothing but these options
+    dynamic_length: ClassVar[bool] = False
+
+    @property
+    def vocabulary(self) -> int:
+        """Return the number of distinct ids, padding among them."""
+        return self.buckets
 
     def __post_init__(self) -> None:
         for name, least in SMALLEST.items():

@@ -10,8 +10,8 @@ from typing import ClassVar, Protocol
 from compress.datasets.arrays import Int32Array, Int64Array, Positions, Texts, UInt8Array
 from compress.datasets.stream import ImageStream
 from export.graph import InputSignature, Normalization
+from runtime.featuriser import Featuriser
 from runtime.table import HashedColumns
-from runtime.text import HashedNgrams
 
 # The finer classes of each class.
 Members = tuple[tuple[int, ...], ...]
@@ -21,8 +21,8 @@ Members = tuple[tuple[int, ...], ...]
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or a table's row. A
-    stream of images decodes what is asked for; an array and a stream give the same for an index.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or tokens, or a table's
+    row. A stream of images decodes what is asked for; an array and a stream give the same for an index.
     labels: int64 (N,), the class of the recipe's view.
     hidden: int64 (N,), the class as stored where a view regroups the classes, or a finer one that the source has for
     analysis, else None.
@@ -76,7 +76,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    featuriser: HashedNgrams | None = None
+    featuriser: Featuriser | None = None
     hidden_members: Members | None = None
     columns: HashedColumns | None = None
 
@@ -115,7 +115,7 @@ class Stored:
     normalization: Normalization | None
     fingerprint: str
     splits: Mapping[str, Split]
-    featuriser: HashedNgrams | None = None
+    featuriser: Featuriser | None = None
     hidden_names: tuple[str, ...] | None = None
     hidden_members: Members | None = None
     columns: HashedColumns | None = None
@@ -157,9 +157,14 @@ def unit_normalization(channels: int, *, scale: float = 1 / 255) -> Normalizatio
     return Normalization(scale=scale, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
-def signature_of_text(featuriser: HashedNgrams) -> InputSignature:
+def signature_of_text(featuriser: Featuriser) -> InputSignature:
     """Return the signature of the rows that `featuriser` makes."""
-    return InputSignature.of_ids(featuriser.length, featuriser.buckets)
+    return InputSignature.of_ids(
+        featuriser.length,
+        featuriser.vocabulary,
+        padding=featuriser.padding,
+        dynamic_length=featuriser.dynamic_length,
+    )
 
 
 def signature_of_table(columns: HashedColumns) -> InputSignature:

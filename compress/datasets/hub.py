@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from compress.datasets.base import Declaration, Stored, signature_of_text, unit_normalization
+from compress.datasets.base import Declaration, Stored, unit_normalization
 from compress.datasets.decode import ImageOptions
 from compress.datasets.labelled_parquet import LabelledParquet
 from compress.datasets.parquet import ClassNames, Name
@@ -84,7 +84,7 @@ class Hub(ImageOptions):
         return Declaration(
             classes=len(self.class_names) if self.class_names else None,
             class_names=self.class_names,
-            signature=signature_of_text(self.features.featuriser()) if self.input == "text" else signature,
+            signature=self.features.signature() if self.input == "text" else signature,
             normalization=unit_normalization(shape[2]) if shape else None,
         )
 

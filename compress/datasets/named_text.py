@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 
 from compress.datasets import imdb_files, text_sets
-from compress.datasets.base import Declaration, Stored, signature_of_text
+from compress.datasets.base import Declaration, Stored
 from compress.datasets.imdb_files import ImdbArchive, ImdbFiles, ImdbFolder
 from compress.datasets.named import NamedSet
 from compress.datasets.parquet_files import ClassLabels
@@ -33,7 +33,7 @@ class NamedText(NamedSet):
         return Declaration(
             classes=len(self.class_names),
             class_names=self.class_names,
-            signature=signature_of_text(self.features.featuriser()),
+            signature=self.features.signature(),
             rows=dict(self.rows),
         )
 

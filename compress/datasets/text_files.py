@@ -21,8 +21,9 @@ from compress.datasets.bad_rows import StoredRows
 from compress.datasets.base import Declaration, Int32Array, Int64Array, signature_of_text
 from compress.datasets.cache import cached_rows
 from compress.datasets.parquet_files import ClassLabels
+from compress.datasets.text_folder import fingerprint_of_texts
 from runtime.errors import DataError
-from runtime.text import VERSION, HashedNgrams
+from runtime.featuriser import Featuriser
 
 _CHUNK = 1024
 _WHOLE = re.compile(r"-?[0-9]{1,18}")  # what int64 holds
@@ -47,7 +48,7 @@ class TextFiles(AuthorFiles):
     rows are none of the set.
     """
 
-    featuriser: HashedNgrams
+    featuriser: Featuriser
     known: ClassLabels | None = None
     left_out: frozenset[str] = frozenset()
 
@@ -75,8 +76,7 @@ class TextFiles(AuthorFiles):
         return Declaration(len(names), names, signature_of_text(self.featuriser), None, self.rows)
 
     def fingerprint(self) -> str:
-        # The featuriser's options are part of a stage's settings, its version is not.
-        return hashlib.sha256(f"text {VERSION}\n{super().fingerprint()}\n".encode()).hexdigest()
+        return fingerprint_of_texts(super().fingerprint(), self.featuriser)
 
     def stored(self, cache: Path | None) -> dict[str, StoredRows]:
         return {split: self._rows_of(split, scan, cache) for split, scan in self._scanned.items()}

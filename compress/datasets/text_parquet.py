@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.datasets.base import Declaration, Stored, signature_of_text
+from compress.datasets.base import Declaration, Stored
 from compress.datasets.parquet import ClassNames, Name
 from compress.datasets.root import locate
 from compress.datasets.text_folder import Features, TextFolder
@@ -31,7 +31,7 @@ class TextParquet(Spec):
         return Declaration(
             classes=len(self.class_names) if self.class_names else None,
             class_names=self.class_names,
-            signature=signature_of_text(self.features.featuriser()),
+            signature=self.features.signature(),
         )
 
     def inspect(self, root: Path | None) -> Declaration:

@@ -19,7 +19,7 @@ from compress.datasets.parquet_files import ClassLabels
 from compress.datasets.text_files import TextFiles, TextRow
 from compress.datasets.text_readers import csv_rows, text_row, tsv_rows
 from runtime.errors import DataError
-from runtime.text import HashedNgrams
+from runtime.featuriser import Featuriser
 
 # Opens one of a format's files by its name; yields it, and what to call it in messages.
 Opener = Callable[[str], AbstractContextManager[tuple[IO[bytes], str]]]
@@ -115,7 +115,7 @@ def text_layouts(
     title: str,
     folder: Path,
     class_names: tuple[str, ...],
-    featuriser: HashedNgrams,
+    featuriser: Featuriser,
     layout: str,
 ) -> tuple[FormatFiles, ...]:
     """Return the ways in which a set may lie, those that are read first before the others."""

@@ -10,7 +10,7 @@ from typing import IO, Annotated, ClassVar
 from pydantic import Field
 
 from compress.datasets.author_files import Wanted, opened
-from compress.datasets.base import Declaration, Stored, signature_of_text
+from compress.datasets.base import Declaration, Stored
 from compress.datasets.parquet import ClassNames, Name
 from compress.datasets.parquet_files import SPLITS, ClassLabels
 from compress.datasets.root import locate
@@ -83,7 +83,7 @@ class TextTable(Spec):
         return Declaration(
             classes=len(self.class_names) if self.class_names else None,
             class_names=self.class_names,
-            signature=signature_of_text(self.features.featuriser()),
+            signature=self.features.signature(),
         )
 
     def inspect(self, root: Path | None) -> Declaration:

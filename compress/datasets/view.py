@@ -188,7 +188,10 @@ def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSig
     if spec.relabel is not None and (problem := spec.relabel.problem_with(len(class_names))):
         raise RecipeError(f"data.relabel: {problem}", remedy=f"The classes are {_numbered(class_names)}.")
     if signature.ids is not None:
-        return  # what is for images only was refused with the recipe: a source of text is known to be one
+        # Where the tokenizer was here this was refused with the recipe, at its line.
+        if spec.augment or spec.normalize != "dataset":
+            raise RecipeError("data.augment and data.normalize are for images, and the data is text", "Leave them out.")
+        return
     if isinstance(spec.normalize, ChannelStatistics) and len(spec.normalize.mean) != signature.channels:
         raise RecipeError(
             f"data.normalize has {len(spec.normalize.mean)} channel(s), the images have {signature.channels}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from compress.models.alexnet import AlexNetSpec
 from compress.models.bag_mlp import BagMLPSpec
 from compress.models.base import Classifier, ModelSpec, Output, Shapes, image_shape, parameter_count, shapes_of
+from compress.models.embedding_mlp import EmbeddingMLPSpec
+from compress.models.encoder import EncoderSpec
 from compress.models.imagenet_resnet import ImageNetResNetSpec
 from compress.models.mlp import MLPSpec
 from compress.models.mnist_cnn import MnistCNNSpec
@@ -22,6 +24,8 @@ from compress.models.wrn import WideResNetSpec
 MODELS: dict[str, type[ModelSpec]] = {
     "alexnet": AlexNetSpec,
     "bag_mlp": BagMLPSpec,
+    "embedding_mlp": EmbeddingMLPSpec,
+    "encoder": EncoderSpec,
     "imagenet_resnet": ImageNetResNetSpec,
     "mlp": MLPSpec,
     "mnist_cnn": MnistCNNSpec,

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.models.base import ModelSpec, Output, id_shape, initialise
+from compress.models.base import ModelSpec, Output, id_shape, initialise, without_tail
 from compress.models.mlp import MLP
 from export.graph import InputSignature
-from runtime.text import PADDING
 
 Bag = Literal["mean", "sum"]
 
@@ -18,31 +17,34 @@ Bag = Literal["mean", "sum"]
 class BagMLP(MLP):
     """One vector an id, their mean or sum over a text, then an MLP (fastText has no hidden layer; Joulin et al. 2016).
 
-    Row 0 of `table` is zero and stays so: padding adds nothing and gets no gradient. A text without ids is the zero
-    vector. Dropout takes from the bag, too.
+    The row of `padding` in `table` is zero and stays so: it adds nothing and gets no gradient. A text without ids is
+    the zero vector. Dropout takes from the bag, too.
     """
 
     def __init__(
-        self, ids: int, width: int, hidden: tuple[int, ...], outputs: int, *, dropout: float, bag: Bag
+        self,
+        ids: int,
+        width: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        dropout: float,
+        bag: Bag,
+        padding: int = 0,
     ) -> None:
         super().__init__(width, hidden, outputs, dropout)
-        self.table = nn.Embedding(ids, width, padding_idx=PADDING)
+        self.table = nn.Embedding(ids, width, padding_idx=padding)
+        self.padding = padding
         self.bag = bag
 
     def forward(self, ids: Tensor) -> Output:
         if self.training and ids.device.type == "cpu":
-            ids = _without_tail(ids)
+            ids = without_tail(ids, self.padding)  # zeros cost a quarter of a step on short texts
         # A gather and a sum, for which every engine has operators; nn.EmbeddingBag would be exported as a loop.
         x = self.table(ids).sum(1)  # (N, width)
         if self.bag == "mean":
-            x = x / (ids != PADDING).sum(1, keepdim=True).clamp(min=1)
+            x = x / (ids != self.padding).sum(1, keepdim=True).clamp(min=1)
         return super().forward(self.dropout(x))
-
-
-def _without_tail(ids: Tensor) -> Tensor:
-    """Cut off the columns after the longest text: they add zeros, and cost a quarter of a step on short texts."""
-    used = (ids != PADDING).any(0).nonzero()
-    return ids[:, : int(used[-1]) + 1 if len(used) else 0]
 
 
 class BagMLPSpec(ModelSpec):
@@ -61,8 +63,9 @@ class BagMLPSpec(ModelSpec):
 
     def build(self, *, signature: InputSignature, outputs: int) -> BagMLP:
         _, ids = id_shape(signature)
-        model = BagMLP(ids, self.width, self.hidden, outputs, dropout=self.dropout, bag=self.bag)
+        padding = signature.padding
+        model = BagMLP(ids, self.width, self.hidden, outputs, dropout=self.dropout, bag=self.bag, padding=padding)
         initialise(model, self.init)
         nn.init.uniform_(model.table.weight, -1 / self.width, 1 / self.width)
-        nn.init.zeros_(model.table.weight[PADDING])
+        nn.init.zeros_(model.table.weight[padding])
         return model

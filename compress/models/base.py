@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from compress.kinds import Spec
+from compress.kinds import Spec, as_recipe_value
 from export.graph import InputSignature
 
 Init = Literal["glorot", "he", "he_fan_out", "torch"]
@@ -76,6 +76,13 @@ class ModelSpec(Spec):
         """
         raise NotImplementedError(f"{type(self).__name__} must define build")
 
+    def load_pretrained(self, model: Classifier) -> None:
+        """Put published weights into a model that `build` made and that is to be trained; most families have none."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Return `{kind: {options}}` as a stage's key has it; files that decide the weights by content, not by name."""
+        return as_recipe_value(self)
+
 
 def initialise(model: nn.Module, init: Init) -> None:
     """Set weights of every convolution and linear layer, from the global random state.
@@ -121,6 +128,12 @@ def table_shape(signature: InputSignature) -> tuple[int, int, int]:
     if not signature.numbers or signature.ids is None:
         raise ValueError(f"the model takes tables, and the data is {signature}; mlp takes images, bag_mlp text")
     return signature.numbers, signature.shape[0] - signature.numbers, signature.ids
+
+
+def without_tail(ids: Tensor, padding: int, *, least: int = 0) -> Tensor:
+    """Return ids (N, L) without the columns after the longest text, `least` of them at least."""
+    used = (ids != padding).any(0).nonzero()
+    return ids[:, : max(int(used[-1]) + 1 if len(used) else 0, least)]
 
 
 def model_input(signature: InputSignature, rows: int) -> Tensor:

@@ -126,7 +126,9 @@ def profile_of_module(model: nn.Module, x: Tensor) -> Profile:
                 macs={FULL_PRECISION_BITS: macs[module]} if macs[module] else {},
             )
         )
-    return Profile(tuple(layers), _bytes(model), _notes(holders))
+    return Profile(
+        tuple(layers), _bytes(model), _notes(holders, any("Attention" in type(module).__name__ for module in named))
+    )
 
 
 def _macs(module: nn.Module, output_shape: tuple[int, ...]) -> int:
@@ -145,7 +147,10 @@ def _bytes(model: nn.Module) -> dict[str, int]:
     return dict(total)
 
 
-def _notes(layers: list[nn.Module]) -> tuple[str, ...]:
+def _notes(layers: list[nn.Module], attends: bool) -> tuple[str, ...]:
+    notes = []
     if any(isinstance(layer, nn.Embedding) for layer in layers):
-        return ("gathers of embedding rows, and their sum, count as 0 MACs",)
-    return ()
+        notes.append("gathers of embedding rows, and their sum, count as 0 MACs")
+    if attends:
+        notes.append("the products of attention (queries with keys, weights with values) count as 0 MACs")
+    return tuple(notes)

@@ -114,10 +114,10 @@ class Runner(ABC):
 
     def _check_input(self, batch: np.ndarray) -> None:
         spec = self.bundle.input
-        expected = f"{spec.dtype} [N, {', '.join(map(str, spec.shape))}]"
+        expected = f"{spec.dtype} {spec.in_words()}"
         if not isinstance(batch, np.ndarray):
             raise DataError(f"input {spec.name!r} is a {type(batch).__name__}, expected a numpy array {expected}")
-        fits = batch.dtype == np.dtype(spec.dtype) and batch.ndim >= 1 and batch.shape[1:] == spec.shape
+        fits = batch.dtype == np.dtype(spec.dtype) and batch.ndim >= 1 and spec.takes(batch.shape[1:])
         if not fits or len(batch) == 0:
             layout = f" ({spec.layout})" if spec.layout else ""
             raise DataError(

@@ -81,12 +81,13 @@ class OnnxRuntimeRunner(Runner):
         dtype = f"tensor({_DTYPES.get(spec.dtype, spec.dtype)})"
         batch, *shape = argument.shape or [None]
         fits = len(shape) == len(spec.shape) and all(
-            came == expected or not isinstance(came, int) for came, expected in zip(shape, spec.shape, strict=True)
+            not isinstance(came, int) or (came == expected and not free)
+            for came, expected, free in zip(shape, spec.shape, spec.free, strict=True)
         )
         if argument.type != dtype or not fits or isinstance(batch, int):
             raise BundleError(
                 f"{self.path}: {spec.name!r} is {argument.type} {list(argument.shape)} in the model, "
-                f"expected {dtype} [N, {', '.join(map(str, spec.shape))}] as in manifest.json, with a free N"
+                f"expected {dtype} {spec.in_words()} as in manifest.json, with a free N"
             )
 
     def _engine_call(self, batch: np.ndarray) -> EngineCall:

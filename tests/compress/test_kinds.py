@@ -201,7 +201,9 @@ class Choices(BaseModel):
 @pytest.mark.parametrize(
     "written",
     [
-        *({"model": name} for name in MODELS),
+        *({"model": name} for name in MODELS if name not in ("encoder", "embedding_mlp")),
+        {"model": {"encoder": {"name": "albert-base-v2"}}},
+        {"model": {"embedding_mlp": {"encoder": "albert-base-v2"}}},
         {
             "model": {"mlp": {"hidden": (784, 784), "dropout": 0.5}},
             "optimizer": {"adam": {"betas": (0.5, 0.9)}},
