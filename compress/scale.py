@@ -57,5 +57,11 @@ def _scaled_train(train: TrainSpec, scale: float) -> TrainSpec:
 
 
 def with_smaller_batches(train: TrainSpec, rows: int) -> TrainSpec:
-    """Return the options with batches of which an epoch over `rows` has at least a few."""
-    return train.model_copy(update={"batch_size": max(LEAST_BATCH, min(train.batch_size, rows // LEAST_STEPS))})
+    """Return the options with batches of which an epoch over `rows` has at least a few.
+
+    The learning rate shrinks with the batch, in proportion (Goyal et al. 2017): at the full rate the large networks
+    diverge on a few rows.
+    """
+    size = max(LEAST_BATCH, min(train.batch_size, rows // LEAST_STEPS))
+    optimizer = train.optimizer.model_copy(update={"lr": train.optimizer.lr * min(1.0, size / train.batch_size)})
+    return train.model_copy(update={"batch_size": size, "optimizer": optimizer})

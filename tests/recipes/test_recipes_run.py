@@ -11,14 +11,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_encoders
 from click.testing import CliRunner
 
 from compress.cli import main
 from compress.library import shipped_recipes
 from compress.recipe import Recipe, load_recipe
+from compress.yaml_document import read_document
 
 # Few steps of small networks: what runs with the other tests.
 WITH_THE_OTHER_TESTS = {"quickstart"}
@@ -44,6 +48,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("encoders")
+
+
 def provide(recipe: Recipe, data_root: Path) -> None:
     """Put the recipe's data set below `data_root`: the real one if it is at hand, else generated files."""
     kind = recipe.data.source.kind
@@ -56,8 +65,27 @@ def provide(recipe: Recipe, data_root: Path) -> None:
         importlib.import_module(f"true_formats.{kind}").write(data_root)
 
 
+def encoder_names(value: Any) -> Iterator[str]:
+    """Yield the published encoders and tokenizers that a recipe's plain data names."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("encoder", "tokenizer") and inner is not None:
+                yield inner if isinstance(inner, str) else inner["name"]
+            yield from encoder_names(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from encoder_names(inner)
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_goes_the_whole_way_scaled_down(name: str, runs: Path, data_root: Path) -> None:
+def test_a_recipe_goes_the_whole_way_scaled_down(
+    name: str, runs: Path, data_root: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEFOLD_MODELS", str(encoders))
+    document = read_document(shipped_recipes()[name].read_text())
+    for encoder in dict.fromkeys(encoder_names(document.value)):
+        if not (encoders / encoder).exists():
+            tiny_encoders.write(encoders / encoder, positions=512)
     recipe, _ = load_recipe(shipped_recipes()[name])
     provide(recipe, data_root)
     where = ["--runs", str(runs), "--data-root", str(data_root), "--device", "cpu"]

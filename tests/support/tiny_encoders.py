@@ -23,7 +23,7 @@ POSITIONS = 160
 WIDTH = 16
 
 
-def write(folder: Path, *, kind: Kind = "albert", seed: int = 0) -> None:
+def write(folder: Path, *, kind: Kind = "albert", seed: int = 0, positions: int = POSITIONS) -> None:
     """Write an encoder of two layers, 16 wide, with random weights, and a tokenizer of the words of a few sentences.
 
     albert: Unigram with `<pad>` 0; bert and distilbert: WordPiece with `[PAD]` 0; roberta: WordPiece with `<pad>` 1.
@@ -36,7 +36,7 @@ def write(folder: Path, *, kind: Kind = "albert", seed: int = 0) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     pad = "<pad>" if kind in ("albert", "roberta") else "[PAD]"
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
-    config = _config(kind, tokenizer.token_to_id(pad))
+    config = _config(kind, tokenizer.token_to_id(pad), positions)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = transformers.AutoModel.from_config(config)
@@ -46,10 +46,10 @@ def write(folder: Path, *, kind: Kind = "albert", seed: int = 0) -> None:
     model.save_pretrained(folder)
 
 
-def _config(kind: Kind, padding: int):  # type: ignore[no-untyped-def]
+def _config(kind: Kind, padding: int, positions: int):  # type: ignore[no-untyped-def]
     import transformers
 
-    shared = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "pad_token_id": padding}
+    shared = {"vocab_size": VOCABULARY, "max_position_embeddings": positions, "pad_token_id": padding}
     usual = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     if kind == "albert":
         return transformers.AlbertConfig(embedding_size=8, **usual, **shared)
