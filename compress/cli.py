@@ -94,11 +94,31 @@ checkpoint_option = click.option(
 )  # fmt: skip
 
 
+seed_option = click.option(
+    "--seed", "seeds", type=int, multiple=True, help="Only this seed of the recipe's; may be repeated."
+)
+variant_option = click.option(
+    "--variant", "variants", multiple=True, metavar="NAME",
+    help="Only this row of the recipe's sweep, by label or by number from 1; may be repeated.",
+)  # fmt: skip
+scale_option = click.option(
+    "--scale", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, metavar="FRACTION",
+    help="Run this fraction of epochs and rows; results are marked, and published numbers not judged.",
+)  # fmt: skip
+
+
+def selection_options(function: Function) -> Function:
+    """Add the options that say which of a recipe's runs are meant."""
+    for option in (scale_option, variant_option, seed_option):
+        function = option(function)
+    return function
+
+
 def run_options(function: Function) -> Function:
     """Add the options that every verb has which may train."""
     for option in (json_option, checkpoint_option, device_option, data_option, runs_option):
         function = option(function)
-    return function
+    return selection_options(function)
 
 
 @main.command()
@@ -112,6 +132,7 @@ def run(recipe: str, quick: bool, as_json: bool, **options: Any) -> None:
     Example:
       edgefold run quickstart
       edgefold run subclass-distillation/mnist-2x5 --data-root ~/data
+      edgefold run subclass-distillation/mnist-2x5 --data-root ~/data --scale 0.02 --seed 0
     """
     _run(recipe, "benchmark", as_json, quick=quick, **options)
 
@@ -326,7 +347,8 @@ def check(recipes: tuple[str, ...], as_json: bool) -> None:
 @runs_option
 @data_option
 @json_option
-def plan(recipe: str, runs: Path, data_root: Path | None, as_json: bool) -> None:
+@selection_options
+def plan(recipe: str, as_json: bool, **options: Any) -> None:
     """Show the resolved stages of a recipe, and which of them are finished.
 
     \b
@@ -335,7 +357,7 @@ def plan(recipe: str, runs: Path, data_root: Path | None, as_json: bool) -> None
     """
     from compress import terminal
 
-    plans, settings = _prepare(recipe, runs=runs, data_root=data_root)
+    plans, settings = _prepare(recipe, **options)
     terminal.print_plans(plans, settings.runs, as_json)
 
 
@@ -345,14 +367,20 @@ def plan(recipe: str, runs: Path, data_root: Path | None, as_json: bool) -> None
 def list_(what: str | None, as_json: bool) -> None:
     """List what a recipe can name: objectives, models, data sets, and the recipes that come along.
 
+    `edgefold list recipes` also says what each needs and costs, in multiply-accumulates of all training steps.
+
     \b
     Example:
       edgefold list objectives
     """
     from compress import terminal
-    from compress.catalogue import catalogue
+    from compress.catalogue import catalogue, recipes_with_cost
 
-    terminal.print_catalogue({name: rows for name, rows in catalogue().items() if what in (None, name)}, as_json)
+    if what == "recipes":
+        sections = {what: recipes_with_cost()}
+    else:
+        sections = {name: rows for name, rows in catalogue().items() if what in (None, name)}
+    terminal.print_catalogue(sections, as_json)
 
 
 @main.command()
@@ -390,6 +418,7 @@ def data_check(name: str, data_root: Path | None, as_json: bool) -> None:
     \b
     Example:
       edgefold data check mnist --data-root ~/data
+      edgefold data check 'amazon_reviews: {labels: polarity}'
     """
     from compress import terminal
     from compress.data_check import check_data
@@ -408,13 +437,17 @@ def _prepare(
     device: str = "auto",
     checkpoint_every: float = 30.0,
     quick: bool = False,
+    seeds: tuple[int, ...] = (),
+    variants: tuple[str, ...] = (),
+    scale: float = 1.0,
 ) -> tuple[tuple[Plan, ...], Settings]:
     from compress.library import find_recipe
     from compress.pipeline import plans_of
     from compress.stages import Settings
+    from compress.variants import Selection
 
     settings = Settings(runs, data_root, device, checkpoint_every, quick)
-    return plans_of(find_recipe(recipe), data_root), settings
+    return plans_of(find_recipe(recipe), data_root, Selection(seeds, variants, scale)), settings
 
 
 def _run(recipe: str, until: Step, as_json: bool, *, stage: str | None = None, **options: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compress.data_argument import data_argument
 from compress.datasets import SOURCES
 from compress.datasets.author_files import AuthorFiles
 from compress.datasets.labelled_parquet import LabelledParquet
@@ -18,18 +19,17 @@ from runtime.errors import DataError, UsageError
 def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]:
     """Return which formats the source looks for, what is there of each, and whether one of them is the whole set.
 
-    A format is complete when all its files are there with as many rows as published. The authors' files are read whole
-    for that, and all their rows must be usable; of parquet files the footers are, and of files that are larger than
-    memory the ends (`AuthorFiles.glance`). Raises UsageError for a name that is
-    no named set, DataError where no data root is named.
+    name: a set, or `set: {options}` as in a recipe. A format is complete when all its files are there with as many rows
+    as published. The authors' files are read whole for that, and all their rows must be usable; of parquet files the
+    footers are; image files are counted; of files that are larger than memory the ends are read (`AuthorFiles.glance`).
+    Raises UsageError for a name that is no named set, DataError where no root is named.
     """
     if name == "digits":
         return {"name": name, "complete": True, "reads": None, "origin": "scikit-learn", "folder": None, "formats": []}
     source = _named_set(name)
     root = find_root(data_root, None)
     folder = source.where(root)
-    parquet = source.parquet(folder)
-    formats = [] if parquet is None else [_parquet(parquet, source)]
+    formats = [_parquet(source.parquet(folder), source)] if source.in_parquet else []
     formats += [_author_files(files, source.rows) for files in source.author_files(folder)]
     # What is read is the source's to choose: a format that is read first but is damaged hides a good one.
     chosen = _form(source.folder(root))
@@ -47,7 +47,12 @@ def check_data(name: str, data_root: str | Path | None = None) -> dict[str, Any]
 def _named_set(name: str) -> NamedSet:
     kind = SOURCES.get(name)
     if kind is not None and issubclass(kind, NamedSet):
-        return kind()
+        return kind.of_any_options()
+    if kind is None and ":" in name:
+        source = data_argument(name, "NAME").source
+        if isinstance(source, NamedSet):
+            return source
+        name, kind = source.kind, SOURCES.get(source.kind)
     known = ", ".join(["digits", *(known for known, kind in SOURCES.items() if issubclass(kind, NamedSet))])
     problem = "reads data of your own, wherever its path is" if kind is not None else "is not known"
     raise UsageError(f"data set '{name}' {problem}", f"The named sets are {known}.")
@@ -87,9 +92,9 @@ def _author_files(files: AuthorFiles, published: Mapping[str, int]) -> dict[str,
 
 
 def _read_whole(files: AuthorFiles, published: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
-    stored = files.stored(None)
-    rows = {split: len(part.labels) for split, part in stored.items()}
-    problems = [f"{split} has {len(part.bad):,} unusable row(s)" for split, part in stored.items() if part.bad]
+    examined = files.examined()
+    rows = {split: count for split, (count, _) in examined.items()}
+    problems = [f"{split} has {bad:,} unusable row(s)" for split, (_, bad) in examined.items() if bad]
     return rows, problems + _other_rows(rows, published)
 
 
@@ -107,8 +112,12 @@ def _state(
     return {
         "form": form,
         "complete": not missing and not problems,
-        "files": [{"path": str(path), "bytes": path.stat().st_size} for path in files],
+        "files": [{"path": str(path), "bytes": _size(path)} for path in files],
         "missing": missing,
         "rows": rows,
         "problems": problems,
     }
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size

@@ -22,6 +22,7 @@ PACKAGES = (
     ("onnxscript", "onnxscript", "ONNX export", "pip install 'edgefold[train]'"),
     ("matplotlib", "matplotlib", "report.html", "pip install 'edgefold[train]'"),
     ("jinja2", "jinja2", "report.html", "pip install 'edgefold[train]'"),
+    ("datasets", "datasets", "data of the hub", "pip install 'edgefold[hub]'"),
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
 )
 

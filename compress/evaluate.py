@@ -12,7 +12,9 @@ from compress.rows import Rows
 from export.fold import fold_logits
 from runtime.accuracy import wilson_interval
 
+# Rows at a time, and values: fewer rows of large images, so that activations fit.
 BATCH = 1000
+BATCH_VALUES = 1 << 25
 
 
 @torch.no_grad()
@@ -24,7 +26,8 @@ def outputs_of(model: Classifier, preprocess: nn.Module, rows: Rows) -> Output:
     training = model.training
     model.eval()
     order = torch.arange(len(rows), device=rows.device)
-    batches = [model(preprocess(rows.gather(index)[0]))._replace(features=()) for index in order.split(BATCH)]
+    size = max(1, min(BATCH, BATCH_VALUES // rows.values))
+    batches = [model(preprocess(inputs))._replace(features=()) for inputs, _ in rows.batches(order.split(size))]
     model.train(training)
     logits = torch.cat([batch.logits.float() for batch in batches])
     return Output(logits, torch.cat([batch.embedding.float() for batch in batches]), ())

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from compress.datasets.stream import ImageStream
+
 IMAGES_PER_SUBCLASS = 10
 TEXTS_PER_SUBCLASS = 5
 TEXT_LENGTH = 160  # characters shown
@@ -49,7 +51,7 @@ class Gallery:
 def build_gallery(
     stage: str,
     logits: np.ndarray,
-    images: np.ndarray | None,
+    images: np.ndarray | ImageStream | None,
     *,
     texts: np.ndarray | None = None,
     class_names: Sequence[str],

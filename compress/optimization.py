@@ -94,6 +94,10 @@ class ScheduleSpec(Spec):
         """Return what the learning rate is multiplied by, `epoch` (fractional) epochs into `epochs`."""
         raise NotImplementedError(f"{type(self).__name__} must define factor")
 
+    def scaled(self, factor: float) -> ScheduleSpec:
+        """Return the schedule of a run with `factor` times as many epochs; the same where no option counts epochs."""
+        return self
+
 
 class ConstantSpec(ScheduleSpec):
     kind = "constant"
@@ -112,6 +116,9 @@ class StepSpec(ScheduleSpec):
 
     def factor(self, epoch: float, epochs: int) -> float:
         return self.gamma ** sum(epoch >= at for at in self.at)
+
+    def scaled(self, factor: float) -> StepSpec:
+        return self.model_copy(update={"at": tuple(max(1, round(factor * at)) for at in self.at)})
 
 
 class CosineSpec(ScheduleSpec):

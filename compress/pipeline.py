@@ -14,19 +14,20 @@ from compress.report import write_report
 from compress.stages import Settings
 from compress.summary import Row, summarise
 from compress.variant_run import Step, VariantRun
-from compress.variants import load_variants
+from compress.variants import WHOLE, Selection, load_variants
 from runtime.errors import GateError
 from runtime.files import remove_leftovers
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. `missed` names every gate that was missed, in words."""
+    """What a run came to. `missed` names every gate that was missed, in words; `scale` is how far it was shortened."""
 
     rows: tuple[Row, ...]
     missed: tuple[str, ...]
     folder: Path
     report: Path | None
+    scale: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -34,6 +35,7 @@ class Outcome:
             "missed": list(self.missed),
             "folder": str(self.folder),
             "report": str(self.report) if self.report else None,
+            "scale": self.scale,
         }
 
     def require_gates(self) -> None:
@@ -42,9 +44,9 @@ class Outcome:
             raise GateError("\n".join(self.missed), f"The files are kept in {self.folder}.")
 
 
-def plans_of(recipe: Path, data_root: Path | None) -> tuple[Plan, ...]:
-    """Return one plan for every variant and seed of a recipe file."""
-    return tuple(plan(variant, data_root) for variant in load_variants(recipe))
+def plans_of(recipe: Path, data_root: Path | None, selection: Selection = WHOLE) -> tuple[Plan, ...]:
+    """Return one plan for every variant and seed of a recipe file that is selected."""
+    return tuple(plan(variant, data_root) for variant in load_variants(recipe, selection))
 
 
 def run_plans(
@@ -61,23 +63,23 @@ def run_plans(
 
     One process at a time works on a recipe's run folder: a second one says so and waits.
     """
-    folder = settings.runs / plans[0].recipe.name
-    with locked(folder / ".lock", f"recipe {plans[0].recipe.name} ({folder})", notify):
+    folder = settings.runs / plans[0].name
+    with locked(folder / ".lock", f"recipe {plans[0].name} ({folder})", notify):
         remove_leftovers(folder)
         runs, missed = [], []
         for one in plans:
             run = VariantRun(one, settings, notify)
             if one.variant.folder:
-                notify(f"{one.recipe.name}/{one.variant.folder}")
+                notify(f"{one.name}/{one.variant.folder}")
             try:
                 run.run(until, only)
             except GateError as error:
                 missed.append(error.message)
             runs.append(run)
         rows = summarise(runs)
-        missed += [_expectation_message(row) for row in rows if row.expectation and not row.expectation.passed]
+        missed += [_expectation_message(row) for row in rows if row.expectation and row.expectation.passed is False]
         report = write_report(runs, rows, folder) if until == "benchmark" else None
-    return Outcome(rows, tuple(missed), folder, report)
+    return Outcome(rows, tuple(missed), folder, report, plans[0].variant.scale)
 
 
 def _expectation_message(row: Row) -> str:

@@ -13,8 +13,10 @@ from compress.datasets.augment import Augmentation
 from compress.kinds import as_recipe_value
 from compress.models import Classifier, Profile, parameter_count, profile_of
 from compress.objectives import Heads
-from compress.recipe import ExpectSpec, Recipe, StageSpec, TrainSpec
+from compress.published import ExpectSpec
+from compress.recipe import Recipe, StageSpec, TrainSpec
 from compress.recipe_checks import heads_of, require_fitting_models
+from compress.scale import with_smaller_batches
 from compress.variants import Variant
 from export.graph import InputSignature
 from runtime.files import sha256_of_bytes
@@ -72,6 +74,10 @@ class Plan:
         return self.variant.recipe
 
     @property
+    def name(self) -> str:
+        return self.variant.name
+
+    @property
     def key(self) -> str:
         """Return the key of the deployed stage and of how it is exported."""
         export = self.recipe.export.model_dump(mode="json") if self.recipe.export else None
@@ -100,7 +106,7 @@ def _plan_stage(
     name: str, variant: Variant, declaration: Declaration, content: str, earlier: Mapping[str, StagePlan]
 ) -> StagePlan:
     recipe, seed = variant.recipe, variant.seed
-    spec, train = recipe.stages[name], recipe.train_spec(name)
+    spec, train = recipe.stages[name], _train_spec(variant, name, declaration)
     heads = heads_of(recipe, name, declaration)
     assert declaration.signature is not None  # describe() fills it
     parents = {
@@ -139,11 +145,22 @@ def _plan_stage(
     )
 
 
+def _train_spec(variant: Variant, stage: str, declaration: Declaration) -> TrainSpec:
+    train = variant.recipe.train_spec(stage)
+    if variant.scale == 1:
+        return train
+    assert declaration.rows is not None  # describe() fills it
+    labels = variant.recipe.stages[stage].labels
+    alone = labels is not None and labels.rest == "leave_out"
+    return with_smaller_batches(train, labels.rows if labels is not None and alone else declaration.rows["train"])
+
+
 def data_settings(data: DataSpec) -> dict[str, Any]:
-    """Return what of `data:` decides the rows, beside their content: never where they lie."""
+    """Return what of `data:` decides the rows, beside their content: never where they lie, or whether they are held."""
     settings = data.model_dump(mode="json", exclude={"root"})
     for options in settings["source"].values():
         options.pop("path", None)
+        options.pop("stream", None)
     return settings
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from compress.datasets import DataSpec
+from compress.inheritance import with_inherited
 from compress.kinds import OneOf, Spec
 from compress.models import MODELS, ModelSpec
 from compress.objectives import OBJECTIVES, TermSpec
 from compress.optimization import OPTIMIZERS, SCHEDULES, AdamSpec, ConstantSpec, OptimizerSpec, ScheduleSpec
+from compress.published import ExpectSpec, PublishedSpec
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
 from runtime.errors import RecipeError
@@ -51,28 +52,6 @@ class TrainSpec(Spec):
     def epochs_run(self) -> int:
         """Return the number of epochs that are trained: all of the schedule's, or the first `stop_after`."""
         return self.stop_after or self.epochs
-
-
-class ExpectSpec(Spec):
-    """A published number that a run is compared with, in percent, mean over the seeds.
-
-    `within`: at most that far from it either way. `no_worse_by`: at most that much worse; better is fine.
-    """
-
-    test_error_percent: float | None = Field(None, ge=0, le=100)
-    test_accuracy_percent: float | None = Field(None, ge=0, le=100)
-    within: float | None = Field(None, ge=0)
-    no_worse_by: float | None = Field(None, ge=0)
-    source: str
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> ExpectSpec:
-        for pair in (("test_error_percent", "test_accuracy_percent"), ("within", "no_worse_by")):
-            if sum(getattr(self, name) is not None for name in pair) != 1:
-                raise PydanticCustomError(
-                    "one_of_each", "expected exactly one of {names}", {"names": " and ".join(pair)}
-                )
-        return self
 
 
 EnsembleLogits = Literal["mean", "sum"]
@@ -149,6 +128,18 @@ class LocalSpec(Spec):
 TARGETS: dict[str, type[Spec]] = {"local": LocalSpec}
 
 
+# Lists of values by path, of which every combination is a run, or rows: runs of their own, each with several settings.
+Grid = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
+Rows = Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+
+
+def _grid_or_rows(value: Any) -> str:
+    return "rows" if isinstance(value, tuple) else "grid"
+
+
+Sweep = Annotated[Annotated[Grid, Tag("grid")] | Annotated[Rows, Tag("rows")], Discriminator(_grid_or_rows)]
+
+
 class Recipe(Spec):
     """A recipe as it was written."""
 
@@ -161,8 +152,8 @@ class Recipe(Spec):
     stages: Annotated[dict[Name, StageSpec], Field(min_length=1)]
     export: ExportSpec | None = None
     benchmark: tuple[Annotated[LocalSpec, OneOf("target", TARGETS)], ...] = ()
-    expect: ExpectSpec | None = None
-    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    expect: PublishedSpec | None = None
+    sweep: Sweep = Field(default_factory=dict)
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -174,9 +165,9 @@ class Recipe(Spec):
         return self.export.stage if self.export else list(self.stages)[-1]
 
     def expectations(self) -> dict[str, ExpectSpec]:
-        """Return what each stage should reach; the recipe's own `expect` is the deployed stage's."""
+        """Return what each stage should reach, by the recipe's `expect` or by its own."""
         own = {name: stage.expect for name, stage in self.stages.items() if stage.expect}
-        return {**({self.exported_stage: self.expect} if self.expect else {}), **own}
+        return {**(self.expect.by_stage(self.exported_stage) if self.expect else {}), **own}
 
     def train_spec(self, stage: str) -> TrainSpec:
         """Return the stage's training options: the recipe's, overridden by those the stage writes itself."""
@@ -207,7 +198,9 @@ def recipe_from_value(value: Any, document: Document) -> tuple[Recipe | None, tu
     """Validate plain data against the schema; `document` gives the lines."""
     if not isinstance(value, dict):
         return None, (Problem((), 1, "expected a mapping with name, data and stages", "See recipes/quickstart.yaml."),)
+    value, problems = with_inherited(value, document)
     try:
-        return Recipe.model_validate(value), ()
+        recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        return None, problems_of(error, Recipe, document)
+        return None, (*problems, *problems_of(error, Recipe, document))
+    return (None if problems else recipe), problems

@@ -8,6 +8,7 @@ from dataclasses import replace
 from compress.datasets import Declaration, declare
 from compress.models import Shapes, shapes_of
 from compress.objectives import Heads
+from compress.published import PublishedSpec
 from compress.recipe import Recipe, StageSpec
 from compress.recipe_report import did_you_mean, dotted
 from compress.yaml_document import Document, Path, Problem
@@ -73,10 +74,18 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
             f"unknown stage '{recipe.export.stage}'",
             did_you_mean(recipe.export.stage, list(recipe.stages)),
         )
-    elif recipe.expect and recipe.stages[recipe.exported_stage].expect:
-        yield ("expect",), f"stage '{recipe.exported_stage}' has an expect of its own", "Keep one of the two."
+    elif recipe.expect:
+        yield from _expectation_problems(recipe, recipe.expect)
     if recipe.benchmark and not recipe.export:
         yield ("benchmark",), "there is nothing to benchmark without export", "Add `export: {stage: ...}`."
+
+
+def _expectation_problems(recipe: Recipe, expect: PublishedSpec) -> Iterator[Found]:
+    for name in expect.by_stage(recipe.exported_stage):
+        if name not in recipe.stages:
+            yield ("expect",), f"unknown stage '{name}'", did_you_mean(name, list(recipe.stages))
+        elif recipe.stages[name].expect:
+            yield ("expect",), f"stage '{name}' has an expect of its own", "Keep one of the two."
 
 
 def _reference_problems(recipe: Recipe, name: str, stage: StageSpec) -> Iterator[Found]:

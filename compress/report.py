@@ -39,9 +39,10 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
     bench = next(iter(_benches(first).values()), None)
     document = {
         "format_version": 1,
-        "recipe": first.plan.recipe.name,
+        "recipe": first.plan.name,
         "versions": versions(),
         "machine": bench["environment"] if bench else None,
+        "scale": first.plan.variant.scale,
         "rows": [row.to_json() for row in rows],
     }
     write_json(folder / "report.json", document)
@@ -55,6 +56,8 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
     environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
+        name=first.plan.name,
+        scale=first.plan.variant.scale,
         sentence=summary_sentence(rows, first.plan.recipe.exported_stage),
         rows=rows,
         several_seeds=len(first.plan.recipe.all_seeds) > 1,
@@ -129,7 +132,7 @@ def _galleries(run: VariantRun, outputs: OutputsOfRun) -> list[Gallery]:
     names = [name for name in (deployed.name, *deployed.teachers) if run.plan.stage(name).heads.subclasses > 1]
     test = run.dataset.test
     images = None if run.dataset.signature.ids is not None else test.inputs
-    if images is not None and run.dataset.signature.layout == "NCHW":
+    if isinstance(images, np.ndarray) and run.dataset.signature.layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
     if images is None and test.texts is None:
         return []  # ids show nothing

@@ -64,7 +64,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def run_folder(plan: Plan, settings: Settings) -> Path:
-    return settings.runs / plan.recipe.name / plan.variant.folder
+    return settings.runs / plan.name / plan.variant.folder
 
 
 class Stages:
@@ -111,7 +111,7 @@ class Stages:
             self.folder / "run.json",
             {
                 "format_version": 1,
-                "recipe": self.plan.recipe.name,
+                "recipe": self.plan.name,
                 "settings": dict(self.plan.variant.settings),
                 "seed": self.plan.variant.seed,
                 "stages": self._named_stages(),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from compress.plan import Plan
-from compress.recipe import ExpectSpec
+from compress.published import ExpectSpec
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
@@ -17,14 +17,15 @@ from runtime.accuracy import wilson_interval
 
 @dataclass(frozen=True)
 class Expectation:
-    """A published number beside ours. `passed` is the verdict."""
+    """A published number beside ours. `passed` is the verdict; None where a scaled run is not judged."""
 
     metric: str
     published: float
+    published_deviation: float | None
     ours: float
     tolerance: str
     source: str
-    passed: bool
+    passed: bool | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Row:
     model: str
     parameters: int
     macs: int
+    teachers: tuple[str, ...]
     accuracies: tuple[float, ...]
     mean: float
     deviation: float | None
@@ -64,7 +66,8 @@ def summarise(runs: Sequence[VariantRun]) -> tuple[Row, ...]:
     """Return the rows of a recipe's runs, seeds of one variant gathered into one row."""
     groups: dict[str, list[VariantRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(run.plan.variant.settings, default=str), []).append(run)
+        variant = run.plan.variant
+        groups.setdefault(json.dumps([variant.label, variant.settings], default=str), []).append(run)
     rows: list[Row] = []
     for group in groups.values():
         rows += [_stage_row(group, name) for name in group[0].artifacts]
@@ -87,9 +90,12 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
         model=stage.spec.model.kind,
         parameters=stage.parameters,
         macs=stage.profile.total_macs,
+        teachers=stage.teachers,
         agreement_with_teacher=_mean(agreements),
         size_bytes=artifacts[0].weights_bytes,
-        expectation=_expectation(stage.expect, accuracy["mean"]) if stage.expect else None,
+        expectation=_expectation(stage.expect, accuracy["mean"], first.plan.variant.scale == 1)
+        if stage.expect
+        else None,
         **accuracy,
     )
 
@@ -114,6 +120,7 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             model=stage.spec.model.kind,
             parameters=stage.parameters,
             macs=stage.profile.total_macs,
+            teachers=stage.teachers,
             agreement_with_teacher=_mean(
                 [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
             ),
@@ -143,24 +150,21 @@ def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _expectation(expect: ExpectSpec, accuracy: float) -> Expectation:
+def _expectation(expect: ExpectSpec, accuracy: float, judged: bool) -> Expectation:
     if expect.test_error_percent is not None:
-        metric, published, ours, worse = "test error %", expect.test_error_percent, 100 * (1 - accuracy), 1.0
+        metric, cell, ours, worse = "test error %", expect.test_error_percent, 100 * (1 - accuracy), 1.0
     else:
-        metric, published, ours, worse = (
-            "test accuracy %",
-            expect.test_accuracy_percent or 0.0,
-            100 * accuracy,
-            -1.0,
-        )
+        assert expect.test_accuracy_percent is not None  # one of the two: ExpectSpec
+        metric, cell, ours, worse = "test accuracy %", expect.test_accuracy_percent, 100 * accuracy, -1.0
     # Rounded, so that 0.93 + 0.12 admits 1.05 as a reader would expect.
-    off = round(worse * (ours - published), 9)
+    off = round(worse * (ours - cell.mean), 9)
     if expect.within is not None:
-        return Expectation(
-            metric, published, ours, f"within {expect.within:g}", expect.source, abs(off) <= expect.within
-        )
-    allowed = expect.no_worse_by or 0.0
-    return Expectation(metric, published, ours, f"no worse by {allowed:g}", expect.source, off <= allowed)
+        tolerance, passed = f"within {expect.within:g}", abs(off) <= expect.within
+    else:
+        allowed = expect.no_worse_by or 0.0
+        tolerance, passed = f"no worse by {allowed:g}", off <= allowed
+    verdict = passed if judged else None
+    return Expectation(metric, cell.mean, cell.deviation, ours, tolerance, expect.source, verdict)
 
 
 def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
@@ -176,8 +180,11 @@ def _latency_note(bench: Mapping[str, Any] | None) -> str:
 
 
 def variant_name(plan: Plan) -> str:
-    """Return the swept values of a plan in words, "" where nothing is swept."""
-    return ", ".join(f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in plan.variant.settings.items())
+    """Return a plan's row of the sweep by its label, else its swept values in words; "" where nothing is swept."""
+    if plan.variant.label:
+        return plan.variant.label
+    settings = {path: value for path, value in plan.variant.settings.items() if not path.startswith("expect")}
+    return ", ".join(f"{path.rsplit('.', 1)[-1]}: {_written(value)}" for path, value in settings.items())
 
 
 def _written(value: Any) -> str:
@@ -205,7 +212,13 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     parts = [f"{100 * row.mean:.2f} % test accuracy {interval}", size(row.size_bytes)]
     if row.p50_ms is not None:
         parts.append(f"{milliseconds(row.p50_ms)} a call")
-    largest = max((other for other in rows if other.what == "stage"), key=lambda other: other.parameters)
-    if largest.parameters > row.parameters:
-        parts.append(f"{largest.parameters / row.parameters:.1f} times fewer parameters than {largest.name}")
+    if larger := _shrunk_from(rows, row):
+        parts.append(f"{larger.parameters / row.parameters:.1f} times fewer parameters than {larger.name}")
     return ", ".join(parts) + "."
+
+
+def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:
+    """Return the largest of a student's own teachers, if it is larger than the student."""
+    teachers = [other for other in rows if other.variant == row.variant and other.name in row.teachers]
+    largest = max(teachers, key=lambda other: other.parameters, default=None)
+    return largest if largest is not None and largest.parameters > row.parameters else None

@@ -90,7 +90,7 @@ def announce(plans: Sequence[Plan], runs: Path) -> None:
 def print_plans(plans: Sequence[Plan], runs: Path, as_json: bool) -> None:
     if as_json:
         stages = [_plan_json(plan.variant.folder, stage, runs) for plan in plans for stage in plan.stages]
-        click.echo(json.dumps({"recipe": plans[0].recipe.name, "stages": stages}, indent=2))
+        click.echo(json.dumps({"recipe": plans[0].name, "stages": stages}, indent=2))
     else:
         console = _console(stderr=False)
         console.print(_plan_table(plans, runs))
@@ -111,8 +111,9 @@ def _plan_json(variant: str, stage: StagePlan, runs: Path) -> dict[str, Any]:
 
 
 def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
-    recipe = plans[0].recipe
-    table = Table(title=f"{recipe.name}: plan", title_justify="left", box=None, pad_edge=False)
+    first = plans[0].variant
+    length = "" if first.scale == 1 else f", scaled to {first.scale:g} of its epochs and rows"
+    table = Table(title=f"{first.name}: plan{length}", title_justify="left", box=None, pad_edge=False)
     several = len(plans) > 1
     for name in [
         *(["run"] if several else []),
@@ -159,6 +160,8 @@ def print_outcome(outcome: Outcome, recipe: str, until: str, as_json: bool) -> N
         return
     console = _console(stderr=False)
     console.print(result_table(outcome.rows))
+    if outcome.scale != 1:
+        console.print(f"\nscaled to {outcome.scale:g} of the recipe's epochs and rows", soft_wrap=True)
     if outcome.report is not None:
         console.print(f"\nreport  {outcome.report}", soft_wrap=True)
     bundles = sorted(outcome.folder.rglob("bundle/manifest.json"))
@@ -209,9 +212,10 @@ def _expectation_cells(row: Row) -> list[str]:
     expectation = row.expectation
     if expectation is None:
         return ["", ""]
-    verdict = "met" if expectation.passed else "MISSED"
+    verdict = {True: "met", False: "MISSED", None: "not judged"}[expectation.passed]
     metric = expectation.metric.removeprefix("test ")
-    return [f"{metric} {expectation.published:.2f}", f"ours {expectation.ours:.2f}, {verdict}"]
+    spread = "" if expectation.published_deviation is None else f" ± {expectation.published_deviation:.2f}"
+    return [f"{metric} {expectation.published:.2f}{spread}", f"ours {expectation.ours:.2f}, {verdict}"]
 
 
 def print_analyses(analyses: Sequence[VariantAnalysis], as_json: bool) -> None:

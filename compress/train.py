@@ -24,7 +24,7 @@ from compress.checkpoint import (
     without_prefix,
 )
 from compress.datasets import Dataset
-from compress.datasets.augment import Augment
+from compress.datasets.augment import Augment, in_decoding, of_batches
 from compress.evaluate import predict, score
 from compress.loss_sums import LossSums, NotFiniteError
 from compress.models import Classifier, Output
@@ -93,7 +93,9 @@ class Trainer:
         self.train_rows = Rows(dataset.train, device)
         self.validation_rows = Rows(dataset.validation, device) if len(dataset.validation) else None
         self.test_rows = Rows(dataset.test, device) if stage.train.test_curve else None
-        self.augment = Augment(stage.augment) if stage.augment else None
+        self.crop = in_decoding(stage.augment)
+        augment = of_batches(stage.augment)
+        self.augment = Augment(augment) if augment else None
         self.augment_generator = torch.Generator(device).manual_seed(stage.seed)
         self.preprocess = Preprocess(dataset.signature, dataset.normalization).to(device)
         self.steps = steps_per_epoch(len(self.train_rows), self.settings.batch_size, self.settings.drop_last)
@@ -144,25 +146,27 @@ class Trainer:
         order = epoch_order(len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device)
         self.model.train()
         started, seconds_before = time.monotonic(), position.epoch_seconds
-        for step in range(position.step, self.steps):
-            index = order[step * batch : (step + 1) * batch]
-            self.losses.add(len(index), self._step(index, position.epoch + step / self.steps))
-            position.step = step + 1
-            last = position.step == self.steps
-            checkpoint = self._checkpoint_is_due() and not last
-            if last or checkpoint or len(self.losses.pending) == STEPS_BETWEEN_CHECKS:
-                self._settle(order)
-                position.epoch_seconds = seconds_before + time.monotonic() - started
-                self._report(None)
-            if checkpoint:
-                self._save_checkpoint()
+        left = order.split(batch)[position.step : self.steps]
+        cut = self.crop.in_epoch(seed=self.stage.seed, epoch=position.epoch) if self.crop else None
+        with contextlib.closing(self.train_rows.batches(left, cut)) as batches:
+            for index, (inputs, labels) in zip(left, batches, strict=True):
+                losses = self._step(index, inputs, labels, position.epoch + position.step / self.steps)
+                self.losses.add(len(index), losses)
+                position.step += 1
+                last = position.step == self.steps
+                checkpoint = self._checkpoint_is_due() and not last
+                if last or checkpoint or len(self.losses.pending) == STEPS_BETWEEN_CHECKS:
+                    self._settle(order)
+                    position.epoch_seconds = seconds_before + time.monotonic() - started
+                    self._report(None)
+                if checkpoint:
+                    self._save_checkpoint()
 
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self.last_checkpoint > self.checkpoint_every_s
 
-    def _step(self, index: Tensor, epoch: float) -> tuple[Tensor, ...]:
-        """Take one optimizer step; return the total and each term, scalars on the device."""
-        inputs, labels = self.train_rows.gather(index)
+    def _step(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: float) -> tuple[Tensor, ...]:
+        """Take one optimizer step on the rows `index`; return the total and each term, scalars on the device."""
         choice = None
         if self.augment is not None:
             choice = self.augment.draw(len(index), self.augment_generator)
@@ -233,6 +237,8 @@ class Trainer:
 
     def _views(self) -> list[Rows]:
         """Return the training rows in every way in which they are shown; none where there are too many to compute."""
+        if self.crop is not None:
+            return []
         if self.augment is None:
             return [self.train_rows]
         if self.augment.choices > MOST_VIEWS:

@@ -8,10 +8,10 @@ def size(count: int) -> str:
 
 
 def count(number: int) -> str:
-    """Return a number with three digits and k, M, G or T: 1.81 G."""
+    """Return a number with three digits and k, M, G, T, P or E: 1.81 G."""
     scaled = float(number)
-    for unit in ("", " k", " M", " G", " T"):
-        if scaled < 999.5 or unit == " T":
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if scaled < 999.5 or unit == " E":
             break
         scaled /= 1000
     return f"{scaled:.{max(0, 3 - len(str(round(scaled))))}f}{unit}" if unit else str(number)

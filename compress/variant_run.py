@@ -13,14 +13,14 @@ from compress.device_side import run_device_side
 from compress.evaluate import predict
 from compress.recipe import LocalSpec
 from compress.stages import Stages
-from export.bundle import npz_bytes, write_bundle
+from export.bundle import write_bundle, write_npz
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.to_onnx import onnx_from_graph
 from export.verify import require_parity, verify_format
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
-from runtime.files import sha256_of_bytes, sha256_of_file, write_atomically, write_json
+from runtime.files import file_atomically, write_json
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
@@ -90,7 +90,7 @@ class VariantRun(Stages):
         test = artifact.metrics["test"]
         metrics = {"test_accuracy": test["accuracy"], "test_rows": test["total"]}
         metadata = {
-            "edgefold.name": recipe.name,
+            "edgefold.name": self.plan.name,
             "edgefold.stage": stage.name,
             "edgefold.recipe_key": self.plan.key,
             "edgefold.class_names": json.dumps(dataset.class_names),
@@ -99,7 +99,7 @@ class VariantRun(Stages):
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         write_bundle(
             self.bundle_path,
-            name=recipe.name,
+            name=self.plan.name,
             stage=stage.name,
             recipe_key=self.plan.key,
             classes=stage.heads.classes,
@@ -209,12 +209,11 @@ class VariantRun(Stages):
         return result
 
     def _rows_file(self) -> Path:
-        """Return an .npz of the test rows for the device side; written again when the recipe's rows have changed."""
+        """Return an .npz of the test rows for the device side, written anew: the recipe's rows may have changed."""
         test = self.dataset.test
         path = self.folder / "test_rows.npz"
-        data = npz_bytes({"inputs": test.inputs, "labels": test.labels, "row_ids": test.row_ids})
-        if not path.exists() or sha256_of_file(path) != sha256_of_bytes(data):
-            write_atomically(path, data)
+        with file_atomically(path) as file:
+            write_npz(file, {"inputs": test.inputs, "labels": test.labels, "row_ids": test.row_ids})
         return path
 
 

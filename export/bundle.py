@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from onnx import ModelProto, helper, load_model_from_string
@@ -26,6 +26,24 @@ SAMPLES = "samples.npz"
 LABELS = "labels.txt"
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip entry can have
+_NPZ_CHUNK = 1 << 26  # bytes that are written at a time
+
+
+class RowArray(Protocol):
+    """An array, or what gives some of its rows at a time as one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 def write_bundle(
@@ -94,21 +112,31 @@ def write_bundle(
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return `arrays` as an .npz file that depends on nothing but them.
+    """Return `arrays` as an .npz file that depends on nothing but them."""
+    buffer = io.BytesIO()
+    write_npz(buffer, arrays)
+    return buffer.getvalue()
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, RowArray]) -> None:
+    """Write `arrays` as an .npz file that depends on nothing but them, some rows at a time.
 
     numpy.savez leaves dates and attributes to the interpreter's zipfile; here they are fixed. Stored, not
     deflated: compressed bytes differ between versions of zlib.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            if array.dtype.hasobject:
+                raise ValueError(f"{name} holds objects, and they would be pickled (allow_pickle=False)")
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=_ZIP_EPOCH)
             entry.create_system = 3  # Unix, on every system
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content.getvalue())
-    return buffer.getvalue()
+            with archive.open(entry, "w", force_zip64=array.nbytes > zipfile.ZIP64_LIMIT // 2) as content:
+                header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(content, {**header, "shape": array.shape})
+                rows = max(1, _NPZ_CHUNK * len(array) // max(array.nbytes, 1))
+                for first in range(0, len(array), rows):
+                    content.write(np.ascontiguousarray(array[first : first + rows]).tobytes())
 
 
 def _input_entry(signature: InputSignature) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Nothing is unpickled: an array of Python objects is refused.
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
 
 _NAMED_AT_MOST = 10
+# Bytes from which on an array of a file stays there: a device's memory may not hold all test rows.
+MAPPED_FROM = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +55,23 @@ def read_rows(path: str | Path) -> Rows:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            return rows_from_npz(file, str(path))
+            return rows_from_npz(file, str(path), path=path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", remedy=_HOW_TO_WRITE) from error
 
 
-def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False) -> Rows:
-    """Read rows from an open `.npz`; `origin` is what error messages call it. Raises DataError."""
+def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False, path: Path | None = None) -> Rows:
+    """Read rows from an open `.npz`; `origin` is what error messages call it. Raises DataError.
+
+    path: of the file, where large arrays may stay in it (their checksum is then not looked at).
+    """
     names = ("inputs", "labels", "row_ids", "logits") if with_logits else ("inputs", "labels", "row_ids")
     try:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{origin}: one array, expected an .npz with {', '.join(names)}", remedy=_HOW_TO_WRITE)
         with archive:
-            arrays = {name: archive[name] for name in names if name in archive.files}
+            arrays = {name: _read(archive, name, path) for name in names if name in archive.files}
     except (
         ValueError,
         EOFError,
@@ -79,6 +86,30 @@ def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False) ->
     if missing:
         raise DataError(f"{origin}: {', '.join(missing)} missing", remedy=_HOW_TO_WRITE)
     return Rows(arrays["inputs"], arrays["labels"], arrays["row_ids"], arrays.get("logits"))
+
+
+def _read(archive: np.lib.npyio.NpzFile, name: str, path: Path | None) -> np.ndarray:
+    entry = archive.zip.getinfo(f"{name}.npy")  # type: ignore[union-attr]  # None only once it is closed
+    if path is None or entry.file_size < MAPPED_FROM or entry.compress_type != zipfile.ZIP_STORED:
+        return archive[name]
+    return _mapped(path, entry)
+
+
+def _mapped(path: Path, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Return a stored array where it lies in the file, so that only what is used is read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(entry.header_offset)
+            lengths = struct.unpack("<2H", file.read(30)[26:])  # of the name and of the extra field that follow
+            file.seek(sum(lengths), os.SEEK_CUR)
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its header is not of version 1.0")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    except Exception as error:  # numpy reads the header with Python's parser and raises what that does
+        raise ValueError(f"{entry.filename}: {error}") from error
 
 
 def check_rows(rows: Rows, bundle: Bundle, origin: str) -> None:

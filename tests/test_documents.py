@@ -33,7 +33,9 @@ def commands() -> list[str]:
 def test_every_printed_command_parses(command: str) -> None:
     verb, *arguments = shlex.split(command, comments=True)[1:]
     subcommand = main.commands[verb]
-    context = subcommand.make_context(verb, arguments, parent=click.Context(main))
+    # With the group's settings: click keeps a command's help option once it has been made.
+    parent = click.Context(main, **main.context_settings)
+    context = subcommand.make_context(verb, arguments, parent=parent)
     assert context.params
 
 

@@ -58,9 +58,9 @@ def analyse_plans(
     if transfer is not None:
         for plan in plans:
             transfer.require_fit(plan)
-    folder = settings.runs / plans[0].recipe.name
+    folder = settings.runs / plans[0].name
     variants: dict[str, tuple[str, dict[Path, dict[str, Any]]]] = {}
-    with locked(folder / ".lock", f"recipe {plans[0].recipe.name} ({folder})", notify):
+    with locked(folder / ".lock", f"recipe {plans[0].name} ({folder})", notify):
         remove_leftovers(folder)
         for plan in plans:
             run = Stages(plan, settings, notify)

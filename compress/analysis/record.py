@@ -49,7 +49,7 @@ def analyse_run(
         records[name] = _completed(kept.get(name), outputs, name, name in plotted, transfer)
     document = {
         "format_version": FORMAT_VERSION,
-        "recipe": run.plan.recipe.name,
+        "recipe": run.plan.name,
         "settings": dict(run.plan.variant.settings),
         "seed": run.plan.variant.seed,
         "class_names": list(run.dataset.class_names),
@@ -100,7 +100,6 @@ def _measured(outputs: OutputsOfRun, name: str) -> Record:
     run = outputs.run
     stage, test = run.plan.stage(name), run.dataset.test
     student, teacher = outputs(name), outputs.of_teacher(name)
-    relabel, hidden_names = run.plan.recipe.data.relabel, run.dataset.hidden_names or ()
     found = [
         prediction_measures(student, teacher, test.labels),
         cluster_measures(
@@ -109,9 +108,9 @@ def _measured(outputs: OutputsOfRun, name: str) -> Record:
             labels=test.labels,
             classes=run.dataset.classes,
             hidden=test.hidden,
-            hidden_labels=len(hidden_names),
+            hidden_labels=len(run.dataset.hidden_names or ()),
         ),
-        subclass_measures(student, test.hidden, relabel.members(len(hidden_names)) if relabel else None),
+        subclass_measures(student, test.hidden, run.dataset.hidden_members),
     ]
     values = {key: value for measures in found for key, value in measures.values.items()}
     missing = {key: reason for measures in found for key, reason in measures.missing.items()}

@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from compress.analysis.clusters import SEED, sampled_rows
+from compress.data_argument import data_argument
 from compress.datasets import Dataset, DataSpec, Declaration, Split, describe, load
 from compress.datasets.holdout import stratified_holdout
 from compress.evaluate import outputs_of
 from compress.kinds import as_recipe_value
 from compress.plan import Plan
-from compress.recipe_report import problems_of
 from compress.rows import Rows
 from compress.stages import Settings, Stages
-from compress.yaml_document import Problem, read_document
 from runtime.accuracy import wilson_interval
 from runtime.errors import DataError, UsageError
 from runtime.files import json_text
@@ -39,28 +37,8 @@ MOST_ITERATIONS = 1000
 
 
 def transfer_spec(text: str) -> DataSpec:
-    """Return the data that `--transfer` names: a kind, or YAML `kind: {options}`. Nothing of it is cut off.
-
-    Raises UsageError naming everything that is wrong with it.
-    """
-    document = read_document(text)
-    problems = document.problems
-    if not problems:
-        try:
-            return DataSpec.model_validate({"source": document.value, "validation": 0.0})
-        except ValidationError as error:
-            problems = problems_of(error, DataSpec, document)
-    raise UsageError("\n".join(f"--transfer: {_said(problem)}" for problem in problems), _remedy(problems))
-
-
-def _said(problem: Problem) -> str:
-    option = ".".join(map(str, problem.path[1:]))
-    return f"{option}: {problem.message}" if option else problem.message
-
-
-def _remedy(problems: tuple[Problem, ...]) -> str:
-    own = next((problem.remedy for problem in problems if problem.remedy), "")
-    return own or 'Write a data set\'s kind, such as cifar100, or "folder: {path: photos}".'
+    """Return the data that `--transfer` names: a kind, or YAML `kind: {options}`."""
+    return data_argument(text, "--transfer")
 
 
 @dataclass(frozen=True)

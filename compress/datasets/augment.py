@@ -5,22 +5,36 @@ can be made again: whatever is computed of it (a teacher's outputs) can be kept 
 
 Draws come from the generator that is passed in and from nothing else, on the generator's own device: with a
 CPU generator a batch on a GPU is augmented as it would be on a CPU.
+
+The random part of a streamed image is another matter: it is chosen while the image is decoded, by seed, epoch and row.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.nn import functional
 
+from compress.datasets.decode import Box, Cut
+from compress.datasets.stream import CutOfRow
 from compress.kinds import Spec
 
 Pixels = Annotated[int, Field(ge=1, le=256)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(gt=0, le=16)]
+# Keeps these draws apart from those that other parts make from the same seed.
+STREAM = 0x5B1F_0D03
+# Parts that are tried before the centred one is taken.
+TRIES = 10
 
 
 class Augmentation(Spec):
@@ -96,11 +110,68 @@ class Translate(Augmentation):
         return shift(batch, _place(choice, 2 * self.pixels + 1) - self.pixels, self.pixels)
 
 
+class RandomResizedCrop(Augmentation):
+    """A random part of each image, resized, chosen while a streamed image is decoded (Szegedy et al. 2015).
+
+    scale: the part's share of the area, evenly. ratio: its width by its height, evenly in the logarithm. Where ten such
+    parts do not lie within the image, the largest centred part of the nearest ratio is shown.
+    """
+
+    kind = "random_resized_crop"
+
+    scale: tuple[Share, Share] = (0.08, 1.0)
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ascending(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise PydanticCustomError("bounds", "expected the lower bound before the upper one")
+        return bounds
+
+    def in_epoch(self, *, seed: int, epoch: int) -> CutOfRow:
+        """Return what chooses each row's part. It hangs on seed, epoch and row alone, so a resumed run has it too."""
+
+        def of_row(row: int) -> Cut:
+            # A hash and not a generator: to seed one for each row takes as long as to decode a small image.
+            words = struct.pack("<4Q", STREAM, seed % (1 << 64), epoch, row)
+            drawn = np.frombuffer(hashlib.shake_128(words).digest(8 * (2 * TRIES + 2)), dtype="<u8")
+            evenly = ((drawn >> 11) * 2.0**-53).tolist()  # in [0, 1)
+            return lambda width, height: self._part(width, height, evenly)
+
+        return of_row
+
+    def _part(self, width: int, height: int, drawn: Sequence[float]) -> Box:
+        across, down, *tries = drawn
+        for area, form in zip(tries[::2], tries[1::2], strict=True):
+            share = self.scale[0] + area * (self.scale[1] - self.scale[0])
+            ratio = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** form
+            w, h = (round(math.sqrt(width * height * share * r)) for r in (ratio, 1 / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
+                return (left, top, left + w, top + h)
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+        left, top = (width - w) // 2, (height - h) // 2
+        return (left, top, left + w, top + h)
+
+
 AUGMENTATIONS: dict[str, type[Spec]] = {
     "crop": Crop,
     "flip": Flip,
+    "random_resized_crop": RandomResizedCrop,
     "translate": Translate,
 }
+
+
+def in_decoding(specs: Sequence[Augmentation]) -> RandomResizedCrop | None:
+    """Return the augmentation that is made while images are decoded, None where there is none."""
+    return next((spec for spec in specs if isinstance(spec, RandomResizedCrop)), None)
+
+
+def of_batches(specs: Sequence[Augmentation]) -> tuple[Augmentation, ...]:
+    """Return the augmentations that are made of decoded images."""
+    return tuple(spec for spec in specs if not isinstance(spec, RandomResizedCrop))
 
 
 class Augment:

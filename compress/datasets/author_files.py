@@ -6,8 +6,9 @@ import contextlib
 import gzip
 import hashlib
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,12 +45,17 @@ class SetFiles(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that a format needs. names: paths below the set's folder, of which the first that is there is read."""
+    """A file that a format needs, or a directory of files.
+
+    names: paths below the set's folder, of which the first that is there is read.
+    """
 
     names: tuple[str, ...]
+    is_directory: bool = False
 
     def find(self, folder: Path) -> Path | None:
-        return next((folder / name for name in self.names if (folder / name).is_file()), None)
+        is_there = Path.is_dir if self.is_directory else Path.is_file
+        return next((folder / name for name in self.names if is_there(folder / name)), None)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class AuthorFiles:
     def stored(self, cache: Path | None) -> Mapping[str, StoredRows]:
         """Return the rows of each split as stored."""
         raise NotImplementedError(f"{type(self).__name__} must define stored")
+
+    def examined(self) -> dict[str, tuple[int, int]]:
+        """Return the rows of each split, and how many of them cannot be used, for `edgefold data check`."""
+        return {split: (len(part.labels), len(part.bad)) for split, part in self.stored(None).items()}
 
     def glance(self, published: Mapping[str, int]) -> Sequence[str] | None:
         """Return what is wrong with files that are too large to be read whole for a check, as far as their ends show.
@@ -129,8 +139,12 @@ class AuthorFiles:
         """
         digest = hashlib.sha256(f"{self.form} 1\n".encode())
         for wanted in self.wanted:
-            digest.update(f"{wanted.names[0]} {sha256_of_file(self.path(wanted))}\n".encode())
+            digest.update(f"{wanted.names[0]} {self.fingerprint_of(wanted)}\n".encode())
         return digest.hexdigest()
+
+    def fingerprint_of(self, wanted: Wanted) -> str:
+        """Return the sha256 hex of one wanted file's bytes."""
+        return sha256_of_file(self.path(wanted))
 
     def read(self, cache: Path | None, allowed_bad_rows: int) -> dict[str, Split]:
         """Return train and test. Without test, a fifth of train."""
@@ -138,12 +152,14 @@ class AuthorFiles:
         return with_test(splits, str(self.folder))
 
 
-def labelled_images(images: UInt8Array, labels: Int64Array, classes: int) -> StoredRows:
-    """Return images (N, H, W, channels) with their labels (N,), of which those beyond the classes are bad."""
+def labelled_images(images: UInt8Array, labels: Int64Array, classes: int, *, first: int = 0) -> StoredRows:
+    """Return images (N, H, W, channels) with their labels (N,) from 0, of which those beyond the classes are bad.
+
+    first: what the files count labels from, for the messages.
+    """
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    return StoredRows(
-        images, labels, {int(row): f"label is {labels[row]}, expected 0 to {classes - 1}" for row in wrong}
-    )
+    expected = f"expected {first} to {classes - 1 + first}"
+    return StoredRows(images, labels, {int(row): f"label is {labels[row] + first}, {expected}" for row in wrong})
 
 
 @contextlib.contextmanager
@@ -167,12 +183,46 @@ def read_at_most(file: IO[bytes], size: int) -> bytearray:
     return content
 
 
+def read_archive(path: Path, md5: str, folder: str, names: Collection[str]) -> dict[str, tuple[bytes, str]]:
+    """Return the files `folder`/<name> of a .tar.gz by name, each with its path for messages; nothing is unpacked.
+
+    md5: of the published archive. Raises DataError for another one, and where a file is not in it.
+    """
+    if (came := _md5_of_file(path)) != md5:
+        raise DataError(
+            f"{path} ({path.stat().st_size:,} bytes) is not the archive that its authors publish: "
+            f"its md5 is {came}, expected {md5}",
+            remedy="It may be truncated or still downloading: copy it again.",
+        )
+    wanted = {f"{folder}/{name}": name for name in names}
+    contents: dict[str, tuple[bytes, str]] = {}
+    with damage_named(path), tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            name = wanted.get(member.name)
+            if name is not None and (file := archive.extractfile(member)) is not None:
+                contents[name] = (file.read(), f"{path}: {member.name}")
+            if len(contents) == len(wanted):
+                break  # what follows may be gigabytes that nothing reads
+    if absent := [name for name in names if name not in contents]:
+        raise DataError(f"{path} holds no {folder}/{absent[0]}")
+    return contents
+
+
+def _md5_of_file(path: Path) -> str:
+    # What is published. It tells a broken download; what is read is bytes alone, whoever made them.
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn what gzip and tar raise for damaged files into a DataError that names the file."""
+    """Turn what gzip, tar and zip raise for damaged files into a DataError that names the file."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) is damaged or cut short: {error}",
             remedy="It may still be downloading: copy it again and compare the sizes.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress.datasets.base import Int32Array, Int64Array, Split, Texts, UInt8Array
+from compress.datasets.stream import ImageStream
 from runtime.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -22,13 +23,15 @@ class StoredRows:
     """A split as stored, bad rows included.
 
     inputs: as in `Split`; labels: int64 (N,); both arbitrary at the bad rows.
-    bad: what is wrong with each bad row, by row id. texts: (N,) strings, None for images.
+    bad: what is wrong with each bad row, by row id. texts: (N,) strings, None for images. hidden: int64 (N,), classes
+    that refine the labels and are for analysis only, None where the source has none.
     """
 
-    inputs: UInt8Array | Int32Array
+    inputs: UInt8Array | Int32Array | ImageStream
     labels: Int64Array
     bad: Mapping[int, str]
     texts: Texts | None = None
+    hidden: Int64Array | None = None
 
 
 def usable_rows(source: str, splits: Mapping[str, StoredRows], allowed: int) -> dict[str, Split]:
@@ -51,7 +54,7 @@ def usable_rows(source: str, splits: Mapping[str, StoredRows], allowed: int) -> 
 
 def _without_bad(where: str, rows: StoredRows) -> Split:
     row_ids = np.arange(len(rows.labels), dtype=np.int64)
-    split = Split(rows.inputs, rows.labels, None, row_ids, rows.texts)
+    split = Split(rows.inputs, rows.labels, rows.hidden, row_ids, rows.texts)
     if rows.bad:
         split = split.take(np.flatnonzero(~np.isin(row_ids, list(rows.bad))))
     if not len(split):

@@ -7,31 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from compress.datasets.arrays import Int32Array, Int64Array, Positions, Texts, UInt8Array
+from compress.datasets.stream import ImageStream
 from export.graph import InputSignature, Normalization
 from runtime.table import HashedColumns
 from runtime.text import HashedNgrams
 
-UInt8Array = npt.NDArray[np.uint8]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-Texts = npt.NDArray[np.object_]
+# The finer classes of each class.
+Members = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Rows of one split.
 
-    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or a table's row.
+    inputs: uint8 (N, H, W, channels), as decoded, or int32 (N, length), ids of a text's n-grams or a table's row. A
+    stream of images decodes what is asked for; an array and a stream give the same for an index.
     labels: int64 (N,), the class of the recipe's view.
-    hidden: int64 (N,), the class as stored where a view regroups the classes, None where there is no view.
+    hidden: int64 (N,), the class as stored where a view regroups the classes, or a finer one that the source has for
+    analysis, else None.
     row_ids: int64 (N,), ascending; the row's index in the split as it is stored. Dropped rows leave gaps.
-    texts: (N,) strings as stored, None for images.
+    texts: (N,) strings as stored, None for images, and for train of sets whose texts are not held in memory.
     """
 
-    inputs: UInt8Array | Int32Array
+    inputs: UInt8Array | Int32Array | ImageStream
     labels: Int64Array
     hidden: Int64Array | None
     row_ids: Int64Array
@@ -40,10 +39,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, positions: npt.NDArray[np.intp] | slice) -> Split:
-        """Return the rows at `positions`; an index array copies, a slice does not."""
+    def take(self, positions: Positions) -> Split:
+        """Return the rows at `positions`; an index array copies, a slice and a stream do not."""
+        inputs = self.inputs
         return Split(
-            inputs=self.inputs[positions],
+            inputs=inputs.take(positions) if isinstance(inputs, ImageStream) else inputs[positions],
             labels=self.labels[positions],
             hidden=None if self.hidden is None else self.hidden[positions],
             row_ids=self.row_ids[positions],
@@ -51,7 +51,9 @@ class Split:
         )
 
     def in_memory(self) -> Split:
-        """Return the split with writable inputs: torch.from_numpy warns of a read-only memory map."""
+        """Return the split with writable inputs: torch.from_numpy warns of a read-only memory map. A stream stays."""
+        if isinstance(self.inputs, ImageStream):
+            return self
         return self if self.inputs.flags.writeable else replace(self, inputs=self.inputs.copy())
 
 
@@ -59,7 +61,8 @@ class Split:
 class Dataset:
     """A data set as one recipe sees it. Model choice reads `validation`; only the final figures read `test`.
 
-    hidden_names: names of the stored classes that `Split.hidden` counts, None where there is no view.
+    hidden_names: names of the classes that `Split.hidden` counts, None where there are none. hidden_members: those of
+    each class.
     fingerprint: sha256 hex of the source's content, the same wherever the files lie.
     featuriser: makes the ids of a text; then there is no normalization. None for images. columns: the same for a table.
     """
@@ -75,6 +78,7 @@ class Dataset:
     test: Split
     featuriser: HashedNgrams | None = None
     columns: HashedColumns | None = None
+    hidden_members: Members | None = None
 
     @property
     def classes(self) -> int:
@@ -85,7 +89,7 @@ class Dataset:
 class Declaration:
     """What is known without opening data; None where only the files can tell.
 
-    rows: rows of each split by its name.
+    rows: rows of each split by its name. streamed: whether images are decoded when they are asked for.
     """
 
     classes: int | None = None
@@ -93,13 +97,15 @@ class Declaration:
     signature: InputSignature | None = None
     normalization: Normalization | None = None
     rows: dict[str, int] | None = None
+    streamed: bool | None = False
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
     """What a source reads: its splits as stored, with usable rows only and the original labels.
 
-    splits: "train" and "test" always, "validation" where the source has one; `hidden` is None in all of them.
+    splits: "train" and "test" always, "validation" where the source has one.
+    hidden_names, hidden_members: of the finer classes that the splits have as `hidden`, None where they have none.
     normalization: the published channel statistics, or scaling to [0, 1] where there are none; None for text.
     featuriser: what made the ids of the texts, None for images. columns: what made the rows of a table.
     """
@@ -111,6 +117,8 @@ class Stored:
     splits: Mapping[str, Split]
     featuriser: HashedNgrams | None = None
     columns: HashedColumns | None = None
+    hidden_names: tuple[str, ...] | None = None
+    hidden_members: Members | None = None
 
     @property
     def signature(self) -> InputSignature:

@@ -34,7 +34,7 @@ def cache_key(file_hashes: Sequence[str], options: ImageOptions, shape: Shape, *
     description = {
         "version": DECODE_VERSION,
         "files": list(file_hashes),
-        "options": options.model_dump(mode="json", include={"size", "mode"}),
+        "options": options.model_dump(mode="json", include={"size", "mode", "share"}),
         "shape": list(shape),
         **extra,
     }

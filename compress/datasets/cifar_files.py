@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from compress.datasets.author_files import AuthorFiles, Wanted, damage_named, labelled_images
+from compress.datasets.author_files import AuthorFiles, Wanted, labelled_images, read_archive
 from compress.datasets.bad_rows import StoredRows
 from compress.datasets.base import Declaration, Int64Array, UInt8Array, unit_normalization
 from compress.datasets.cifar_pickle import UnsafePickleError, read_batch
@@ -123,24 +121,8 @@ class CifarArchive(CifarFiles):
         return f"the archive {self.format.archive}"
 
     def contents(self) -> Mapping[str, tuple[bytes, str]]:
-        """Return the batches of the published archive. Raises DataError for another one."""
-        path = self.path(self.wanted[0])
-        if (came := _md5_of_file(path)) != self.format.md5:
-            raise DataError(
-                f"{path} ({path.stat().st_size:,} bytes) is not the archive that its authors publish: "
-                f"its md5 is {came}, expected {self.format.md5}",
-                remedy="It may be truncated or still downloading: copy it again.",
-            )
-        wanted = {f"{self.format.folder}/{name}": name for names in self.format.batches.values() for name in names}
-        contents: dict[str, tuple[bytes, str]] = {}
-        with damage_named(path), tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = wanted.get(member.name)
-                if name is not None and (file := archive.extractfile(member)) is not None:
-                    contents[name] = (file.read(), f"{path}: {member.name}")
-        if absent := [name for name in wanted.values() if name not in contents]:
-            raise DataError(f"{path} holds no {self.format.folder}/{absent[0]}")
-        return contents
+        names = [name for names in self.format.batches.values() for name in names]
+        return read_archive(self.path(self.wanted[0]), self.format.md5, self.format.folder, names)
 
 
 def cifar_layouts(
@@ -195,15 +177,6 @@ def read_python(content: bytes, where: str, *, labels: str) -> Batch:
 def _images(planes: UInt8Array) -> UInt8Array:
     channels, height, width = SHAPE[2], *SHAPE[:2]
     return np.ascontiguousarray(planes.reshape(-1, channels, height, width).transpose(0, 2, 3, 1))
-
-
-def _md5_of_file(path: Path) -> str:
-    # What the authors publish. It tells a broken download; what is read is bytes alone, whoever made them.
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 _CIFAR_10_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))

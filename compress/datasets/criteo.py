@@ -130,6 +130,7 @@ class Criteo(NamedSet):
     origin = "https://www.kaggle.com/c/criteo-display-ad-challenge"
     class_names = ("no click", "click")
     rows: ClassVar = {"train": 45_840_617}
+    in_parquet = False
 
     buckets: Annotated[int, Field(ge=SMALLEST["buckets"], le=LARGEST["buckets"])] = HashedColumns.buckets
     first_rows: Annotated[int, Field(ge=1)] | None = None
@@ -161,9 +162,6 @@ class Criteo(NamedSet):
             splits=files.read(cache, allowed_bad_rows),
             columns=self.columns(),
         )
-
-    def parquet(self, where: Path) -> None:
-        return None
 
     def author_files(self, where: Path, layout: str = "") -> tuple[CriteoFile, ...]:
         return (self.file(where, layout),)

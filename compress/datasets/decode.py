@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from compress.datasets.base import UInt8Array
+from compress.datasets.arrays import UInt8Array
 from compress.kinds import Spec
 from runtime.errors import DataError
 
@@ -29,6 +29,9 @@ CHUNK = 256
 Encoded = bytes | Path | None
 Shape = tuple[int, int, int]
 Side = Annotated[int, Field(ge=1, le=4096)]
+# Left, top, right and bottom of a part of an image, in its pixels; and what chooses it for a (width, height).
+Box = tuple[float, float, float, float]
+Cut = Callable[[int, int], Box | None]
 
 # Pillow's modes that hold 8-bit grey or colour without loss, and what they become.
 _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
@@ -53,6 +56,22 @@ class ImageOptions(Spec):
             return None
         return (*self.size, 1 if self.mode == "grey" else 3)
 
+    def box(self, width: int, height: int) -> Box | None:
+        """Return the part of an upright image of this size that is resized, None for all of it."""
+        return None
+
+
+class CentreCrop(ImageOptions):
+    """A centred part of each image, resized to `size`: as much of it as has that aspect ratio, times `share`."""
+
+    size: tuple[Side, Side]
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def box(self, width: int, height: int) -> Box:
+        scale = self.share * min(height / self.size[0], width / self.size[1])
+        half_height, half_width = scale * self.size[0] / 2, scale * self.size[1] / 2
+        return (width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height)
+
 
 class _UnusableImageError(Exception):
     pass
@@ -76,7 +95,7 @@ def common_shape(encoded: Iterable[Encoded], options: ImageOptions, where: str) 
     reasons: list[str] = []
     for image in islice(encoded, PROBED):
         try:
-            shapes[_shape_of(_pixels(image, options))] += 1
+            shapes[_shape_of(_pixels(image, options, options.box))] += 1
         except _UnusableImageError as error:
             reasons.append(str(error))
     if not shapes:
@@ -95,15 +114,37 @@ def decode_images(encoded: Iterable[Encoded], rows: int, shape: Shape, options: 
 
     def decode(chunk: tuple[int, Sequence[Encoded]]) -> dict[int, str]:
         first, images = chunk
-        return _decode_into(pixels[first : first + len(images)], first, images, options)
+        failures = decode_into(pixels[first : first + len(images)], images, options)
+        return {first + offset: reason for offset, reason in failures.items()}
 
+    for failures in _on_all_cores(decode, encoded):
+        bad.update(failures)
+    return Images(pixels, bad)
+
+
+def unusable_images(encoded: Iterable[Encoded], shape: Shape, options: ImageOptions) -> dict[int, str]:
+    """Return what is wrong with the images that do not decode to `shape`, by row; none of them is kept."""
+
+    def fails(chunk: tuple[int, Sequence[Encoded]]) -> dict[int, str]:
+        first, images = chunk
+        scratch = np.empty((1, *shape), dtype=np.uint8)
+        failures = [decode_into(scratch, [image], options) for image in images]
+        return {first + offset: reason[0] for offset, reason in enumerate(failures) if reason}
+
+    bad: dict[int, str] = {}
+    for failures in _on_all_cores(fails, encoded):
+        bad.update(failures)
+    return bad
+
+
+def _on_all_cores(
+    work: Callable[[tuple[int, Sequence[Encoded]]], dict[int, str]], encoded: Iterable[Encoded]
+) -> Iterator[dict[int, str]]:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         # A bounded window, so that a large source is never held encoded as a whole.
         chunks = _chunks(encoded)
         while window := list(islice(chunks, 64)):
-            for failures in pool.map(decode, window):
-                bad.update(failures)
-    return Images(pixels, bad)
+            yield from pool.map(work, window)
 
 
 def _chunks(encoded: Iterable[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]]]:
@@ -114,23 +155,29 @@ def _chunks(encoded: Iterable[Encoded]) -> Iterator[tuple[int, Sequence[Encoded]
         first += len(chunk)
 
 
-def _decode_into(target: UInt8Array, first: int, images: Sequence[Encoded], options: ImageOptions) -> dict[int, str]:
+def decode_into(
+    target: UInt8Array, images: Sequence[Encoded], options: ImageOptions, cuts: Sequence[Cut] | None = None
+) -> dict[int, str]:
+    """Decode images into `target` (n, H, W, channels); return what is wrong with those that cannot be, by position.
+
+    cuts: choose the part of each image, in place of the options.
+    """
     bad: dict[int, str] = {}
-    for offset, image in enumerate(images):
+    for position, image in enumerate(images):
         name = f"{image.parent.name}/{image.name}: " if isinstance(image, Path) else ""
         try:
-            decoded = _pixels(image, options)
+            decoded = _pixels(image, options, options.box if cuts is None else cuts[position])
         except _UnusableImageError as error:
-            bad[first + offset] = f"{name}{error}"
+            bad[position] = f"{name}{error}"
             continue
         if _shape_of(decoded) == target.shape[1:]:
-            target[offset] = decoded.reshape(target.shape[1:])
+            target[position] = decoded.reshape(target.shape[1:])
         else:
-            bad[first + offset] = f"{name}image is {_words(_shape_of(decoded))}, expected {_words(target.shape[1:])}"
+            bad[position] = f"{name}image is {_words(_shape_of(decoded))}, expected {_words(target.shape[1:])}"
     return bad
 
 
-def _pixels(encoded: Encoded, options: ImageOptions) -> UInt8Array:
+def _pixels(encoded: Encoded, options: ImageOptions, cut: Cut) -> UInt8Array:
     """Return uint8 (H, W) or (H, W, 3), upright, converted as the options say."""
     if encoded is None:
         raise _UnusableImageError("no image: null")
@@ -141,13 +188,22 @@ def _pixels(encoded: Encoded, options: ImageOptions) -> UInt8Array:
             upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
             mode = _target_mode(image.mode, options)
             converted = upright if upright.mode == mode else upright.convert(mode)
-            if options.size is not None and converted.size != options.size[::-1]:
-                converted = converted.resize(options.size[::-1], Image.Resampling.BILINEAR)
+            if options.size is not None:
+                converted = _resized(converted, options.size, cut(*converted.size))
             return np.asarray(converted)
     except _UnusableImageError:
         raise
+    except FileNotFoundError as error:
+        raise _UnusableImageError("the file is missing") from error
     except Exception as error:  # Pillow raises a dozen unrelated types for corrupt files, struct.error among them
         raise _UnusableImageError(f"does not decode: {_short(error)}") from error
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: Box | None) -> Image.Image:
+    whole = (0, 0, *image.size)
+    if image.size == size[::-1] and (box or whole) == whole:
+        return image
+    return image.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
 
 
 def _target_mode(mode: str, options: ImageOptions) -> str:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from compress.datasets.bad_rows import StoredRows, usable_rows
 from compress.datasets.base import Declaration, Stored, unit_normalization
-from compress.datasets.cache import cache_key, cached_images
-from compress.datasets.decode import ImageOptions, Shape, common_shape, decode_images
+from compress.datasets.decode import ImageOptions, Shape, common_shape
 from compress.datasets.holdout import with_test, with_test_rows
+from compress.datasets.image_files import ImageFiles
+from compress.datasets.image_rows import Stream, image_rows, streams, streams_without_files
 from compress.datasets.root import locate, missing
 from export.graph import InputSignature
 from runtime.errors import DataError
-from runtime.files import sha256_of_file
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 SPLITS = ("train", "validation", "test")
@@ -33,18 +33,21 @@ class Folder(ImageOptions):
 
     path: holds `train/<class>/*.png`, with validation/ and test/ optional beside train/, or `<class>/*.png`;
     relative to the data root where one is named. Without test/ a fixed stratified fifth is test. Class and
-    file names are sorted; a row id is an image's place in that order.
+    file names are sorted; a row id is an image's place in that order. stream: decode images when they are asked for,
+    `auto` where all of them would take 4 GiB or more of memory.
     """
 
     kind = "folder"
 
     path: Annotated[str, Field(min_length=1)]
+    stream: Stream = "auto"
 
     def declare(self) -> Declaration:
         shape = self.shape()
         return Declaration(
             signature=InputSignature(shape=shape) if shape else None,
             normalization=unit_normalization(shape[2]) if shape else None,
+            streamed=streams_without_files(self.stream),
         )
 
     def inspect(self, root: Path | None) -> Declaration:
@@ -53,7 +56,12 @@ class Folder(ImageOptions):
         rows = {split: len(files) for split, files in tree.files.items()}
         names = tree.class_names
         return Declaration(
-            len(names), names, InputSignature(shape=shape), unit_normalization(shape[2]), with_test_rows(rows)
+            len(names),
+            names,
+            InputSignature(shape=shape),
+            unit_normalization(shape[2]),
+            with_test_rows(rows),
+            streams(self.stream, sum(rows.values()), shape),
         )
 
     def fingerprint(self, root: Path | None) -> str:
@@ -62,7 +70,8 @@ class Folder(ImageOptions):
     def read(self, root: Path | None, *, cache: Path | None, allowed_bad_rows: int) -> Stored:
         tree = self._tree(root)
         shape = self._image_shape(tree)
-        stored = {split: self._rows(tree, split, shape, cache) for split in tree.files}
+        streamed = streams(self.stream, sum(map(len, tree.files.values())), shape)
+        stored = {split: tree.rows(split, shape, self, cache, streamed=streamed) for split in tree.files}
         splits = usable_rows(f"folder ({tree.folder})", stored, allowed_bad_rows)
         return Stored(
             name=Path(self.path).name,
@@ -81,74 +90,79 @@ class Folder(ImageOptions):
         spread = train[:: max(1, len(train) // 101)]
         return self.shape() or common_shape(spread, self, str(tree.folder))
 
-    def _rows(self, tree: ClassTree, split: str, shape: Shape, cache: Path | None) -> StoredRows:
-        files = tree.files[split]
-        classes = {name: index for index, name in enumerate(tree.class_names)}
-        labels = np.array([classes[file.parent.name] for file in files], dtype=np.int64)
-        key = cache_key(tree.hashes[split], self, shape, names="\n".join(f"{f.parent.name}/{f.name}" for f in files))
-        decode = partial(decode_images, files, len(files), shape, self)
-        images = cached_images(cache, key, len(files), shape, decode)
-        return StoredRows(images.pixels, labels, images.bad)
-
 
 @dataclass(frozen=True)
 class ClassTree:
     """The image files below a folder, by split and class."""
+
+    directories: ClassVar[Mapping[str, str]] = {split: split for split in SPLITS}
 
     folder: Path
     by_root: bool = True
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(sorted({file.parent.name for file in self.files["train"]}))
+        return tuple(sorted({_class_of(name) for name in self.files["train"].names}))
 
     @cached_property
-    def files(self) -> dict[str, tuple[Path, ...]]:
+    def files(self) -> dict[str, ImageFiles]:
         """Return the files of each split, by class and name. Raises DataError for a tree of another form."""
         if not self.folder.is_dir():
-            raise self._missing("the folder does not exist")
+            raise self.missing("the folder does not exist")
         # A class may be called "train": only directories below it make it the split.
-        if not _directories(self.folder / "train"):
+        if not _directories(self.folder / self.directories["train"]):
             return {"train": self._images(self.folder)}
-        files = {split: self._images(self.folder / split) for split in SPLITS if (self.folder / split).is_dir()}
-        classes = sorted({file.parent.name for file in files["train"]})
+        there = {split: self.folder / name for split, name in self.directories.items() if (self.folder / name).is_dir()}
+        files = {split: self._images(folder) for split, folder in there.items()}
+        classes = sorted({_class_of(name) for name in files["train"].names})
         for split, images in files.items():
-            for unknown in sorted({image.parent.name for image in images} - set(classes)):
+            for unknown in sorted({_class_of(name) for name in images.names} - set(classes)):
                 near = get_close_matches(unknown, classes, n=1, cutoff=0.5)
                 raise DataError(
-                    f"{self.folder / split}: train has no class '{unknown}', only {', '.join(classes[:20])}",
+                    f"{there[split]}: train has no class '{unknown}', only {', '.join(classes[:20])}",
                     remedy=f"Did you mean '{near[0]}'?" if near else "Add it to train, or remove it.",
                 )
         return files
 
     @cached_property
-    def hashes(self) -> dict[str, tuple[str, ...]]:
-        with ThreadPoolExecutor() as pool:
-            return {split: tuple(pool.map(sha256_of_file, files)) for split, files in self.files.items()}
+    def contents(self) -> dict[str, Sequence[str]]:
+        """What tells each file's content, by split: its sha256."""
+        return {split: files.hashes() for split, files in self.files.items()}
 
     def fingerprint(self) -> str:
         """Return the sha256 hex of every image's split, class, name and content."""
         digest = hashlib.sha256(b"folder 1\n")
         for split, files in self.files.items():
-            for file, file_hash in zip(files, self.hashes[split], strict=True):
-                digest.update(f"{split}/{file.parent.name}/{file.name} {file_hash}\n".encode())
+            for name, content in zip(files.names, self.contents[split], strict=True):
+                digest.update(f"{split}/{name} {content}\n".encode())
         return digest.hexdigest()
 
-    def _images(self, folder: Path) -> tuple[Path, ...]:
-        files: list[Path] = []
+    def rows(
+        self, split: str, shape: Shape, options: ImageOptions, cache: Path | None, *, streamed: bool
+    ) -> StoredRows:
+        """Return a split's images of `shape` with their labels."""
+        files = self.files[split]
+        classes = {name: index for index, name in enumerate(self.class_names)}
+        labels = np.array([classes[_class_of(name)] for name in files.names], dtype=np.int64)
+        images, bad = image_rows(files, self.contents[split], shape, options, cache, streamed=streamed)
+        return StoredRows(images, labels, bad)
+
+    def _images(self, folder: Path) -> ImageFiles:
+        names: list[str] = []
         for directory in _directories(folder):
-            images = _sorted(f for f in directory.iterdir() if f.suffix.lower() in SUFFIXES)
+            images = _sorted(name for name in os.listdir(directory) if Path(name).suffix.lower() in SUFFIXES)
             if not images:
                 raise DataError(
                     f"{directory}: no images",
                     remedy=f"Put images of the class there ({', '.join(sorted(SUFFIXES))}).",
                 )
-            files += images
-        if not files:
-            raise self._missing(f"no class directories with images in {folder.name}/")
-        return tuple(files)
+            names += [f"{directory.name}/{name}" for name in images]
+        if not names:
+            raise self.missing(f"no class directories with images in {folder.name}/")
+        return ImageFiles(folder, tuple(names))
 
-    def _missing(self, problem: str) -> DataError:
+    def missing(self, problem: str) -> DataError:
+        """Return the error for data that is not there, which shows the layout."""
         layout = (
             f"  {self.folder}/train/<class>/*.png        (validation/ and test/ beside train/ are optional)\n"
             f"or\n  {self.folder}/<class>/*.png              (a fixed, stratified fifth of them is test)"
@@ -156,12 +170,16 @@ class ClassTree:
         return missing("folder", self.folder, problem, layout, named_by_root=self.by_root)
 
 
+def _class_of(name: str) -> str:
+    return name.partition("/")[0]
+
+
 def _directories(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return _sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    return [folder / name for name in _sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())]
 
 
-def _sorted(entries: Iterable[Path]) -> list[Path]:
-    # By name and not by Path, whose order differs between systems; hidden entries are other tools' own.
-    return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+def _sorted(names: Iterable[str]) -> list[str]:
+    # Hidden entries are other tools' own.
+    return sorted(name for name in names if not name.startswith("."))

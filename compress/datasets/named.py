@@ -1,21 +1,24 @@
-"""`mnist`, `cifar10`, `cifar100`: known sets, as parquet or their authors' files in folders of that name."""
+"""`mnist`, `cifar10`, `cifar100`, `stl10`: known sets, as parquet or their authors' files in folders of that name."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from compress.datasets.author_files import AuthorFiles, SetFiles
 from compress.datasets.base import Declaration, Stored
 from compress.datasets.cifar_files import CIFAR_10, CIFAR_100, CifarFormat, cifar_layouts
-from compress.datasets.decode import Shape
+from compress.datasets.decode import ImageOptions, Shape
 from compress.datasets.idx import IdxFiles
 from compress.datasets.labelled_parquet import LabelledParquet
 from compress.datasets.parquet_files import embedded_class_names
 from compress.datasets.parquet_folder import ParquetFolder
 from compress.datasets.root import missing
+from compress.datasets.stl10_files import ARCHIVE_MD5, CLASS_NAMES, Stl10Archive, Stl10Folder
 from compress.kinds import Spec
 from export.graph import InputSignature, Normalization
 from runtime.errors import DataError
@@ -37,16 +40,23 @@ class NamedSet(Spec):
     """A data set whose classes and rows are known before its files are opened.
 
     It may lie in several formats, of which the first that is complete is read, parquet before the authors' own. The
-    same set has another fingerprint in another format. origin: where its authors publish it.
+    same set has another fingerprint in another format. origin: where its authors publish it. in_parquet: whether
+    parquet files of it are read.
     """
 
     class_names: ClassVar[tuple[str, ...]]
     rows: ClassVar[dict[str, int]]
     own: ClassVar[str] = "parquet"  # the source for such data of one's own
+    in_parquet: ClassVar[bool] = True
     origin: ClassVar[str]
 
-    def parquet(self, where: Path) -> LabelledParquet | None:
-        """Return the set as parquet files in the folder `where`, None where that is no form of it."""
+    @classmethod
+    def of_any_options(cls) -> NamedSet:
+        """Return the set for questions about its files, which no option changes."""
+        return cls()
+
+    def parquet(self, where: Path) -> LabelledParquet:
+        """Return the set as parquet files in the folder `where`."""
         raise NotImplementedError(f"{type(self).__name__} must define parquet")
 
     def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
@@ -60,16 +70,16 @@ class NamedSet(Spec):
         """Return the set's files under the data root. Raises DataError where no root is named."""
         where = self.where(root)
         formats = self.author_files(where, self.layout(where))
-        parquet = self.parquet(where)
-        if parquet is None:
-            return next((files for files in formats if files.found), formats[0])
-        if parquet.is_complete:
+        parquet = self.parquet(where) if self.in_parquet else None
+        if parquet is not None and parquet.is_complete:
             return parquet
         complete = next((files for files in formats if not files.absent), None)
-        if complete is not None or parquet.is_there:
-            return complete or parquet
+        if complete is not None:
+            return complete
+        if parquet is not None and parquet.is_there:
+            return parquet
         # What is there in part is what was meant: its message names the file that is missing.
-        return next((files for files in formats if files.found), parquet)
+        return next((files for files in formats if files.found), parquet or formats[0])
 
     def input_in_words(self) -> str:
         """Return the name of the input column and what it holds, for the message when files are missing."""
@@ -86,13 +96,16 @@ class NamedSet(Spec):
         return where
 
     def layout(self, folder: Path) -> str:
+        published = f"as published at {self.origin}:"
+        formats = [f"{published}\n{files.lines()}" for files in self.author_files(folder)]
+        if not self.in_parquet:
+            return "\n".join(formats)
         files = [f"  {folder}/{split}-00000-of-00001.parquet   {count:,} rows" for split, count in self.rows.items()]
         columns = (
             f"Columns: {self.input_in_words()} and 'label' (whole number, 0 to {len(self.class_names) - 1}).\n"
             f"A split may lie in more parts: <split>-<part>-of-<parts>.parquet."
         )
-        formats = [f"or, as published at {self.origin}:\n{files.lines()}" for files in self.author_files(folder)]
-        return "\n".join([*files, columns, *formats])
+        return "\n".join([*files, columns, *(f"or, {form}" for form in formats)])
 
     def check(self, folder: SetFiles) -> None:
         """Raise DataError for files of another set; warn of another number of rows."""
@@ -120,11 +133,15 @@ class NamedImages(NamedSet):
     shape: ClassVar[Shape]
     normalization: ClassVar[Normalization]
 
+    def image_shape(self) -> Shape:
+        """Return (H, W, channels) of the images as a recipe sees them."""
+        return self.shape
+
     def declare(self) -> Declaration:
         return Declaration(
             classes=len(self.class_names),
             class_names=self.class_names,
-            signature=InputSignature(shape=self.shape),
+            signature=InputSignature(shape=self.image_shape()),
             normalization=self.normalization,
             rows=dict(self.rows),
         )
@@ -148,7 +165,7 @@ class NamedImages(NamedSet):
             title=self.kind,
             folder=where,
             class_names=self.class_names,
-            shape=self.shape,
+            shape=self.image_shape(),
             required=tuple(self.rows),
             layout=self.layout(where),
         )
@@ -205,3 +222,34 @@ class Cifar100(NamedImages):
 
     def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
         return cifar_layouts(self.formats, self.kind, where, self.class_names, layout)
+
+
+class Stl10(NamedImages):
+    """Photographs of ten classes, 96×96 RGB, 5,000 train and 8,000 test rows (Coates, Ng & Lee 2011).
+
+    size: the side to shrink them to (antialiased bilinear), such as 32 for models of CIFAR's images. The 100,000 images
+    without labels are not read.
+    """
+
+    kind = "stl10"
+    origin = "https://cs.stanford.edu/~acoates/stl10/"
+    class_names = CLASS_NAMES
+    shape = (96, 96, 3)
+    normalization = Normalization(scale=1 / 255, mean=(0.4467, 0.4398, 0.4066), std=(0.2603, 0.2566, 0.2713))
+    rows: ClassVar = {"train": 5_000, "test": 8_000}
+    md5: ClassVar[str] = ARCHIVE_MD5
+
+    size: Annotated[int, Field(ge=1, le=96)] = 96
+
+    def image_shape(self) -> Shape:
+        return (self.size, self.size, 3)
+
+    def parquet(self, where: Path) -> ParquetFolder:
+        files = super().parquet(where)
+        if self.size == self.shape[0]:
+            return files  # an image of another size is refused
+        return replace(files, options=ImageOptions(size=(self.size, self.size)))
+
+    def author_files(self, where: Path, layout: str = "") -> tuple[AuthorFiles, ...]:
+        folder = Stl10Folder(self.kind, where, layout, size=self.size)
+        return folder, Stl10Archive(self.kind, where, layout, size=self.size, md5=self.md5)

@@ -1,20 +1,31 @@
-"""`sst2`, `cola`, `rotten_tomatoes`: known text sets, as parquet folders of that name under the data root."""
+"""`sst2`, `cola`, `rotten_tomatoes`, `imdb`, `amazon_reviews`, `sentiment140`: known sets of texts.
+
+They lie as parquet or as their authors' files in folders of that name under the data root.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import pyarrow as pa
+
+from compress.datasets import imdb_files, text_sets
 from compress.datasets.base import Declaration, Stored, signature_of_text
+from compress.datasets.imdb_files import ImdbArchive, ImdbFiles, ImdbFolder
 from compress.datasets.named import NamedSet
+from compress.datasets.parquet_files import ClassLabels
+from compress.datasets.text_files import TextFiles
 from compress.datasets.text_folder import Features, TextFolder
+from compress.datasets.text_sets import TextFormat, text_layouts
 
 
 class NamedText(NamedSet):
     """A set of texts in a column of a known name."""
 
     own = "text_parquet"
-    column: ClassVar[str]
+    column: ClassVar[str] = "text"
+    formats: ClassVar[tuple[TextFormat, ...]] = ()
 
     features: Features = Features()
 
@@ -52,6 +63,10 @@ class NamedText(NamedSet):
             featuriser=self.features.featuriser(),
         )
 
+    def author_files(self, where: Path, layout: str = "") -> tuple[TextFiles, ...]:
+        featuriser = self.features.featuriser()
+        return text_layouts(self.formats, self.kind, where, self.class_names, featuriser, layout)
+
     def input_in_words(self) -> str:
         return f"'{self.column}' (text)"
 
@@ -66,6 +81,7 @@ class Sst2(NamedText):
     origin = "https://gluebenchmark.com/tasks"
     class_names = ("negative", "positive")
     column = "sentence"
+    formats = (text_sets.SST2,)
     rows: ClassVar = {"train": 67_349, "test": 872}
 
 
@@ -79,6 +95,7 @@ class Cola(NamedText):
     origin = "https://gluebenchmark.com/tasks"
     class_names = ("unacceptable", "acceptable")
     column = "sentence"
+    formats = (text_sets.COLA,)
     rows: ClassVar = {"train": 8_551, "test": 1_043}
 
 
@@ -88,5 +105,71 @@ class RottenTomatoes(NamedText):
     kind = "rotten_tomatoes"
     origin = "https://www.cs.cornell.edu/people/pabo/movie-review-data/"
     class_names = ("neg", "pos")
-    column = "text"
+    formats = (text_sets.ROTTEN_TOMATOES,)
     rows: ClassVar = {"train": 8_530, "validation": 1_066, "test": 1_066}
+
+
+class Imdb(NamedText):
+    """Whole film reviews, negative or positive: 25,000 train and 25,000 test rows (LMRD, Maas et al. 2011).
+
+    The 50,000 reviews without a label are not read. `<br />`, which the authors left in the texts, is kept.
+    """
+
+    kind = "imdb"
+    origin = "https://ai.stanford.edu/~amaas/data/sentiment/"
+    class_names = ("neg", "pos")
+    rows: ClassVar = {"train": 25_000, "test": 25_000}
+
+    def author_files(self, where: Path, layout: str = "") -> tuple[ImdbFiles, ...]:
+        return tuple(
+            kind(
+                title=self.kind,
+                folder=where,
+                layout=layout,
+                featuriser=self.features.featuriser(),
+                known=ClassLabels(self.class_names, pa.array(imdb_files.CLASSES)),
+            )
+            for kind in (ImdbFolder, ImdbArchive)
+        )
+
+
+class AmazonReviews(NamedText):
+    """Product reviews, title and text, as Zhang, Zhao & LeCun (2015) drew them from McAuley & Leskovec's (2013).
+
+    labels: `stars` for five classes, 600,000 train and 130,000 test rows of each; `polarity` for two, of 1,800,000 and
+    200,000: one and two stars are negative, four and five positive, and there are no reviews of three. For two classes
+    with those of three among them, and with stars as hidden labels, join the five by `relabel`.
+    """
+
+    kind = "amazon_reviews"
+    origin = "https://github.com/zhangxiangxiao/Crepe"
+
+    labels: Literal["stars", "polarity"] = "stars"
+
+    # Of the set that the option chooses; known to the class elsewhere.
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("1", "2", "3", "4", "5") if self.labels == "stars" else ("negative", "positive")
+
+    @property
+    def rows(self) -> dict[str, int]:  # type: ignore[override]
+        of_stars, of_polarity = {"train": 3_000_000, "test": 650_000}, {"train": 3_600_000, "test": 400_000}
+        return of_stars if self.labels == "stars" else of_polarity
+
+    @property
+    def formats(self) -> tuple[TextFormat, ...]:  # type: ignore[override]
+        return (text_sets.AMAZON_STARS if self.labels == "stars" else text_sets.AMAZON_POLARITY,)
+
+
+class Sentiment140(NamedText):
+    """Tweets, negative or positive by the smileys cut out of them: 1,600,000 train rows (Go, Bhayani & Huang 2009).
+
+    Test is 359 tweets that were read by people; the 139 neutral ones beside them are left out, for train has none.
+    Train lies in the order of its classes: for a part of it take `train_fraction`, not `train_rows`.
+    """
+
+    kind = "sentiment140"
+    origin = "http://help.sentiment140.com/for-students"
+    class_names = ("negative", "positive")
+    formats = (text_sets.SENTIMENT140,)
+    rows: ClassVar = {"train": 1_600_000, "test": 359}

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
-from compress.datasets.augment import AUGMENTATIONS, Augmentation
+from compress.datasets.augment import AUGMENTATIONS, Augmentation, in_decoding, of_batches
 from compress.datasets.base import Declaration, Source
 from compress.datasets.label_noise import LabelNoise
 from compress.datasets.relabel import Relabel
@@ -60,7 +60,8 @@ BadRows = Annotated[
 class DataSpec(Spec):
     """Which data, and what of it a recipe sees.
 
-    root: folder that holds the named sets, unless --data-root names one. relabel: regroup the classes.
+    root: folder that holds the named sets, unless --data-root names one. share: of the rows of every split, class by
+    class, a few of each at least; what `--scale` sets. relabel: regroup the classes.
     validation: share of train held out by seed, stratified by the view's label. Left out, a source's own
     validation split is used, and a tenth of train where it has none; written out, it always cuts train, and a
     stored validation split is not used. train_rows: the first rows of train, before validation is cut.
@@ -68,11 +69,13 @@ class DataSpec(Spec):
     is left for training; validation keeps its own.
     normalize: `dataset` for the published statistics (scaling to [0, 1] where there are none), `unit` for
     scaling to [0, 1], or statistics of one's own. augment: changes of training images, in order; text and tables have
-    neither. bad_rows: what to do about rows that cannot be used.
+    neither. What is made while images are decoded comes first, and needs a source that streams.
+    bad_rows: what to do about rows that cannot be used.
     """
 
     source: Annotated[Source, OneOf("data set", SOURCES)]
     root: Annotated[str, Field(min_length=1)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
     relabel: Relabel | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     train_rows: Annotated[int, Field(ge=1)] | None = None
@@ -133,7 +136,10 @@ class DataSpec(Spec):
             if augment:
                 raise PydanticCustomError("augment", f"changes images, and the data is {signature}; leave it out")
             return augment
-        if signature and (problem := augment_problem(augment, signature.height, signature.width)):
+        problem = decoding_problem(augment, _declared(info).streamed)
+        if problem is None and signature is not None:
+            problem = augment_problem(augment, signature.height, signature.width)
+        if problem is not None:
             raise PydanticCustomError("augment", "{problem}", {"problem": problem})
         return augment
 
@@ -146,7 +152,18 @@ def augment_problem(augment: tuple[Augmentation, ...], height: int, width: int) 
     return None
 
 
+def decoding_problem(augment: tuple[Augmentation, ...], streamed: bool | None) -> str | None:
+    """Return why what is made while images are decoded cannot be, or None. streamed: None where that is not known."""
+    if (spec := in_decoding(augment)) is None:
+        return None
+    if spec is not augment[0] or len(of_batches(augment)) < len(augment) - 1:
+        return f"{spec.kind} is made while images are decoded: expected it once, before the others"
+    if streamed is False:
+        return f"{spec.kind} is made while images are decoded, and those here are held; `stream: yes` is what it needs"
+    return None
+
+
 def _declared(info: ValidationInfo) -> Declaration:
     # A source that is wrong itself is missing here, and has its own problem in the report.
     source = info.data.get("source")
-    return source.declare() if source is not None else Declaration()
+    return source.declare() if source is not None else Declaration(streamed=None)

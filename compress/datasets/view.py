@@ -19,7 +19,9 @@ from compress.datasets.base import (
 )
 from compress.datasets.holdout import holdout_size, stratified_holdout
 from compress.datasets.root import find_root
-from compress.datasets.spec import VALIDATION, ChannelStatistics, DataSpec, augment_problem
+from compress.datasets.share import share_of, share_rows
+from compress.datasets.spec import VALIDATION, ChannelStatistics, DataSpec, augment_problem, decoding_problem
+from compress.datasets.stream import ImageStream
 from export.graph import InputSignature, Normalization
 from runtime.errors import DataError, RecipeError
 
@@ -41,7 +43,7 @@ def describe(spec: DataSpec, data_root: str | Path | None = None) -> Declaration
         stored = spec.source.inspect(find_root(data_root, spec.root))
     assert stored.class_names is not None  # what inspect() is for
     assert stored.signature is not None
-    _check_fit(spec, stored.class_names, stored.signature)
+    _check_fit(spec, stored.class_names, stored.signature, streamed=bool(stored.streamed))
     return _view_of(spec, stored)
 
 
@@ -68,8 +70,11 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
             cache=None if cache is None else Path(cache),
             allowed_bad_rows=spec.allowed_bad_rows,
         )
+    if spec.share is not None:
+        stored = share_of(stored, spec.share)
     signature = stored.signature
-    _check_fit(spec, stored.class_names, signature)
+    streamed = isinstance(stored.splits["train"].inputs, ImageStream)
+    _check_fit(spec, stored.class_names, signature, streamed=streamed)
     class_names = spec.relabel.names(stored.class_names) if spec.relabel else stored.class_names
     train, validation = _train_and_validation(spec, stored, seed)
     if spec.label_noise is not None:
@@ -78,7 +83,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
     return Dataset(
         name=stored.name,
         class_names=class_names,
-        hidden_names=stored.class_names if spec.relabel else None,
+        hidden_names=stored.class_names if spec.relabel else stored.hidden_names,
         signature=signature,
         normalization=_normalization(spec, stored.normalization, signature),
         fingerprint=stored.fingerprint,
@@ -87,6 +92,7 @@ def load(spec: DataSpec, *, seed: int, data_root: str | Path | None = None, cach
         test=_relabelled(spec, stored, "test").in_memory(),
         featuriser=stored.featuriser,
         columns=stored.columns,
+        hidden_members=spec.relabel.members(len(stored.class_names)) if spec.relabel else stored.hidden_members,
     )
 
 
@@ -157,12 +163,15 @@ def _view_of(spec: DataSpec, source: Declaration) -> Declaration:
     normalization = source.normalization
     if source.signature is not None:
         normalization = _normalization(spec, normalization, source.signature)
-    return Declaration(classes, names, source.signature, normalization, _rows(spec, source.rows))
+    return Declaration(classes, names, source.signature, normalization, _rows(spec, source), source.streamed)
 
 
-def _rows(spec: DataSpec, rows: dict[str, int] | None) -> dict[str, int] | None:
+def _rows(spec: DataSpec, source: Declaration) -> dict[str, int] | None:
+    rows = source.rows
     if rows is None:
         return None
+    if spec.share is not None:
+        rows = {split: share_rows(count, source.classes or 0, spec.share) for split, count in rows.items()}
     train = min(rows["train"], spec.train_rows or rows["train"])
     train = train if spec.train_fraction is None else holdout_size(train, spec.train_fraction)
     fraction = _held_out(spec, "validation" in rows)
@@ -172,7 +181,7 @@ def _rows(spec: DataSpec, rows: dict[str, int] | None) -> dict[str, int] | None:
     return {"train": train, "validation": validation, "test": rows["test"]}
 
 
-def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSignature) -> None:
+def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSignature, *, streamed: bool) -> None:
     """Check what the schema could not know before the files were opened."""
     if len(class_names) < 2:
         raise DataError(f"the data has {len(class_names)} class, expected 2 or more: {', '.join(class_names)}")
@@ -185,6 +194,8 @@ def _check_fit(spec: DataSpec, class_names: tuple[str, ...], signature: InputSig
             f"data.normalize has {len(spec.normalize.mean)} channel(s), the images have {signature.channels}",
             remedy="Give one mean and one std a channel.",
         )
+    if problem := decoding_problem(spec.augment, streamed):
+        raise RecipeError(f"data.augment: {problem}", remedy="Write it with the source, or leave it out.")
     if problem := augment_problem(spec.augment, signature.height, signature.width):
         raise RecipeError(f"data.augment: {problem}", remedy="Make it smaller.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -141,6 +142,7 @@ class Shapes:
     feature_names: tuple[str, ...]
 
 
+@functools.lru_cache(maxsize=1024)
 def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Shapes:
     """Return the shapes of a model's outputs, without allocating or computing anything."""
     with torch.device("meta"):
@@ -150,6 +152,7 @@ def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Sh
     return Shapes(output.embedding.shape[1], features, model.feature_names)
 
 
+@functools.lru_cache(maxsize=1024)
 def parameter_count(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> int:
     """Return the number of trainable parameters, without allocating them."""
     with torch.device("meta"):

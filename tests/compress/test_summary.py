@@ -14,7 +14,7 @@ import pytest
 
 from compress.pipeline import plans_of
 from compress.plan import Plan
-from compress.recipe import ExpectSpec
+from compress.published import ExpectSpec
 from compress.summary import Row, summarise, summary_sentence
 from runtime.accuracy import wilson_interval
 
@@ -266,6 +266,25 @@ def test_a_published_number_belongs_to_the_deployed_stage_or_to_the_one_that_nam
     assert (deployed["teacher"].expectation is None, deployed["student"].expectation is None) == (False, True)
     own = TEXT.replace("[16]}}, objective: ce", f"[16]}}}}, {expect}, objective: ce")
     assert rows_of(runs_of(own, teacher=[97], student=[97]))["teacher"].expectation is not None
+
+
+def test_a_row_of_the_sweep_is_named_by_its_label_and_judged_by_its_own_cells(
+    runs_of: Callable[..., list[FakeRun]],
+) -> None:
+    text = TEXT + (
+        "expect: {source: table 2, within: 1, test_accuracy_percent: {teacher: 97, student: 91.5 ± 0.3}}\n"
+        "sweep:\n  - {label: wide}\n"
+        "  - {stages.student.model.mlp.hidden: [4], expect.test_accuracy_percent: {student: 70}}\n"
+    )
+    runs = runs_of(text, teacher=[97, 97], student=[91, 80])
+    rows = {(row.variant, row.name): row for row in summarise(runs)}  # type: ignore[arg-type]
+    assert {variant for variant, _ in rows} == {"wide", "hidden: [4]"}
+    wide, narrow = rows["wide", "student"].expectation, rows["hidden: [4]", "student"].expectation
+    assert wide is not None
+    assert narrow is not None
+    assert (wide.published, wide.published_deviation, wide.passed) == (91.5, 0.3, True)
+    assert (narrow.published, narrow.published_deviation, narrow.passed) == (70, None, False)
+    assert rows["hidden: [4]", "teacher"].expectation is None
 
 
 @pytest.mark.parametrize(

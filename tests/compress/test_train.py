@@ -103,12 +103,12 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     taken = 0
     original = Trainer._step
 
-    def counted(self: Trainer, index: torch.Tensor, epoch: float) -> tuple[torch.Tensor, ...]:
+    def counted(self: Trainer, index: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         nonlocal taken
         if taken == steps:
             raise InterruptedRunError
         taken += 1
-        return original(self, index, epoch)
+        return original(self, index, *rest)
 
     monkeypatch.setattr(Trainer, "_step", counted)
 
@@ -234,10 +234,10 @@ def test_a_diverging_run_stops_with_the_rows_and_keeps_its_checkpoint(
     original = Trainer._step
     calls = 0
 
-    def poisoned(self: Trainer, index: torch.Tensor, epoch: float) -> tuple[torch.Tensor, ...]:
+    def poisoned(self: Trainer, index: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         nonlocal calls
         calls += 1
-        losses = original(self, index, epoch)
+        losses = original(self, index, *rest)
         return tuple(value * float("nan") for value in losses) if calls == 8 else losses
 
     monkeypatch.setattr(Trainer, "_step", poisoned)

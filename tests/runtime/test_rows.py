@@ -3,6 +3,7 @@ import contextlib
 import numpy as np
 import pytest
 
+import runtime.rows
 from runtime.errors import DataError
 from runtime.rows import Rows, check_rows, named, read_rows
 
@@ -98,3 +99,38 @@ def test_damaged_bytes_raise_nothing_else(tmp_path, samples):
         path.write_bytes(damaged)
         with contextlib.suppress(DataError):  # a flipped byte of a time stamp or a name changes nothing
             assert len(read_rows(path)) == 24
+
+
+@pytest.fixture
+def _all_mapped(monkeypatch):
+    monkeypatch.setattr(runtime.rows, "MAPPED_FROM", 0)
+
+
+@pytest.mark.usefixtures("_all_mapped")
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_stay_in_the_file(tmp_path, samples, bundle, order):
+    path = tmp_path / "rows.npz"
+    np.savez(path, **{name: samples[name].copy(order) for name in ("inputs", "labels", "row_ids")})
+    rows = read_rows(path)
+    assert isinstance(rows.inputs, np.memmap)
+    assert not rows.inputs.flags.writeable
+    np.testing.assert_array_equal(rows.inputs, samples["inputs"])
+    check_rows(rows, bundle, "rows")
+    np.savez_compressed(path, **{name: samples[name] for name in ("inputs", "labels", "row_ids")})
+    assert not isinstance(read_rows(path).inputs, np.memmap)  # compressed, it has to be read
+
+
+@pytest.mark.usefixtures("_all_mapped")
+def test_damaged_bytes_around_mapped_arrays_raise_nothing_else(tmp_path, samples):
+    path = tmp_path / "rows.npz"
+    np.savez(path, **{name: samples[name] for name in ("inputs", "labels", "row_ids")})
+    content = path.read_bytes()
+    for position in [*range(200), *range(len(content) - 400, len(content))]:
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            read_rows(path)
+    np.savez(path, inputs=np.array([{}]), labels=np.zeros(1), row_ids=np.zeros(1))
+    with pytest.raises(DataError, match=r"inputs\.npy: it holds Python objects"):
+        read_rows(path)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from compress.datasets.augment import Augment, Augmentation, Crop, Flip, Translate, shift
+from compress.datasets.augment import Augment, Augmentation, Crop, Flip, RandomResizedCrop, Translate, shift
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -139,3 +141,66 @@ def test_a_cpu_generator_gives_the_same_on_a_gpu() -> None:
     batch = images()
     specs = (Crop(padding=2), Flip(), Translate(pixels=1))
     assert torch.equal(augmented(batch.cuda(), 1, *specs).cpu(), augmented(batch, 1, *specs))
+
+
+# The part that is chosen while an image is decoded
+
+
+def parts(spec: RandomResizedCrop, *, seed: int = 0, epoch: int = 0, width: int = 500, height: int = 375) -> np.ndarray:
+    of_row = spec.in_epoch(seed=seed, epoch=epoch)
+    return np.array([of_row(row)(width, height) for row in range(300)])
+
+
+def test_parts_lie_in_the_image_and_within_their_bounds() -> None:
+    boxes = parts(RandomResizedCrop())
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (right <= 500).all()
+    assert (bottom <= 375).all()
+    width, height = right - left, bottom - top
+    area, ratio = width * height / (500 * 375), width / height
+    assert 0.079 < area.min() < 0.12  # sides are whole pixels
+    assert 0.8 < area.max() <= 1
+    assert 0.74 < ratio.min() < 0.8
+    assert 1.25 < ratio.max() < 1.35
+    assert len(np.unique(left)) > 50
+    assert len(np.unique(top)) > 50
+
+
+def test_a_part_hangs_on_seed_epoch_and_row_alone() -> None:
+    spec = RandomResizedCrop()
+    np.testing.assert_array_equal(parts(spec), parts(spec))
+    of_row = spec.in_epoch(seed=0, epoch=0)
+    assert of_row(7)(500, 375) == tuple(parts(spec)[7])  # whatever was drawn before it
+    for other in ({"seed": 1}, {"epoch": 1}, {"seed": 2**32}):
+        assert (parts(spec) != parts(spec, **other)).any(axis=1).mean() > 0.99
+
+
+def test_the_draws_of_a_row_are_frozen() -> None:
+    # Another value would train other weights under the same key.
+    assert RandomResizedCrop().in_epoch(seed=3, epoch=2)(11)(500, 375) == (134, 28, 458, 341)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio", "box"),
+    [
+        (1000, 10, (1.0, 1.0), (495, 0, 505, 10)),  # no square of 8 % of the area is so low
+        (10, 1000, (0.5, 2.0), (0, 490, 10, 510)),
+        (1000, 10, (0.5, 2.0), (490, 0, 510, 10)),
+    ],
+)
+def test_the_centred_part_is_shown_where_no_other_fits(
+    width: int, height: int, ratio: tuple[float, float], box: tuple[int, ...]
+) -> None:
+    assert RandomResizedCrop(ratio=ratio).in_epoch(seed=0, epoch=0)(0)(width, height) == box
+
+
+def test_all_of_a_square_is_one_of_the_parts() -> None:
+    assert RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0)).in_epoch(seed=0, epoch=0)(0)(64, 64) == (0, 0, 64, 64)
+
+
+@pytest.mark.parametrize("options", [{"scale": (1.0, 0.5)}, {"ratio": (2.0, 0.5)}])
+def test_bounds_that_descend_should_fail(options: dict[str, tuple[float, float]]) -> None:
+    with pytest.raises(ValidationError, match="expected the lower bound before the upper one"):
+        RandomResizedCrop(**options)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from true_formats import cifar10, cifar100
+from true_formats.cifar10 import binary_rows, planes
 
 from compress.datasets import DataSpec, describe, fingerprint, load
 from compress.datasets.cifar_files import CIFAR_10, CIFAR_100, CifarFormat
@@ -28,16 +30,7 @@ def spec(kind: str) -> DataSpec:
     return DataSpec.model_validate({"source": kind, "validation": 0})
 
 
-# The formats, written by their description
-
-
-def planes(images: np.ndarray) -> np.ndarray:
-    return np.stack([np.concatenate([image[..., channel].ravel() for channel in range(3)]) for image in images])
-
-
-def binary(images: np.ndarray, labels: list[int], coarse: list[int] | None) -> bytes:
-    heads = [bytes([label]) if coarse is None else bytes([coarse[i], label]) for i, label in enumerate(labels)]
-    return b"".join(head + row.tobytes() for head, row in zip(heads, planes(images), strict=True))
+# The python batches, written by their description
 
 
 def text(value: str) -> bytes:
@@ -71,7 +64,7 @@ def python(images: np.ndarray, labels: dict[str, list[int]]) -> bytes:
 def batch_bytes(form: CifarFormat, images: np.ndarray, labels: list[int]) -> bytes:
     of_hundred = "100" in form.folder
     if form.row_bytes is not None:
-        return binary(images, labels, [0] * len(labels) if of_hundred else None)
+        return binary_rows(images, *([[0] * len(labels)] if of_hundred else []), labels)
     return python(
         images, {"coarse_labels": [0] * len(labels), "fine_labels": labels} if of_hundred else {"labels": labels}
     )
@@ -143,6 +136,15 @@ def test_batches_may_lie_in_the_sets_own_folder(tmp_path: Path, random_images: A
     images, labels = rows_of(CIFAR_10[0], random_images)
     write_batches(tmp_path / "cifar10", CIFAR_10[0], images, labels)
     assert_holds(load(spec("cifar10"), seed=0, data_root=tmp_path), images, labels)
+
+
+@pytest.mark.parametrize(("module", "classes"), [(cifar10, 10), (cifar100, 100)])
+def test_the_shared_writers_write_the_binary_version(tmp_path: Path, module: Any, classes: int) -> None:
+    kind = module.__name__.rpartition(".")[2]
+    module.write(tmp_path, rows=20)
+    dataset = load(spec(kind), seed=0, data_root=tmp_path)
+    assert (len(dataset.train), len(dataset.test), dataset.classes) == (20, 10, classes)
+    assert dataset.train.labels.tolist() == [row % classes for row in range(20)]
 
 
 def test_the_interpreter_agrees_with_pickle_on_its_own_test_batches(random_images: Any) -> None:

@@ -45,7 +45,13 @@ def as_loaded(value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_written_out_spec_reads_back_the_same(kind: str) -> None:
-    source = {kind: {"path": "x"}} if kind in ("parquet", "folder", "idx", "text_parquet") else kind
+    own = ("parquet", "folder", "idx", "text_parquet", "text_csv", "text_jsonl")
+    needed = {
+        **{key: {"path": "x"} for key in own},
+        "celeba": {"attribute": "Male"},
+        "hub": {"name": "a/b", "input": "text"},
+    }
+    source = {kind: needed[kind]} if kind in needed else kind
     declared = DataSpec.model_validate({"source": source}).source.declare().signature
     is_text = declared is not None and declared.ids is not None
     of_images = {} if is_text else {"augment": ({"translate": {"pixels": 1}},), "normalize": "unit"}
@@ -115,6 +121,6 @@ def test_a_declaration_is_that_of_the_view() -> None:
 
 def test_what_only_the_files_know_is_left_open() -> None:
     declaration = declare(DataSpec.model_validate({"source": {"folder": {"path": "x"}}, "relabel": {"modulo": 2}}))
-    assert declaration == Declaration(classes=2)
+    assert declaration == Declaration(classes=2, streamed=None)
     sized = {"folder": {"path": "x", "size": (4, 6), "mode": "rgb"}}
     assert declare(DataSpec.model_validate({"source": sized})).signature == InputSignature(shape=(4, 6, 3))

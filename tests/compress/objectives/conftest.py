@@ -59,11 +59,11 @@ class SmallStage:
         original = cut._step
         taken: list[int] = []
 
-        def failing(index: Tensor, epoch: float) -> tuple[Tensor, ...]:
+        def failing(index: Tensor, *rest: Any) -> tuple[Tensor, ...]:
             if len(taken) == 4:  # of three steps an epoch, the last of which has one row
                 raise KeyboardInterrupt
             taken.append(len(index))
-            return original(index, epoch)
+            return original(index, *rest)
 
         self.monkeypatch.setattr(cut, "_step", failing)
         with pytest.raises(KeyboardInterrupt):

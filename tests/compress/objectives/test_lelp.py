@@ -181,12 +181,12 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     whole = trainer(plan, tmp_path / "whole").run()
     original, taken = Trainer._step, 0
 
-    def counted(self: Trainer, index: Tensor, epoch: float) -> tuple[Tensor, ...]:
+    def counted(self: Trainer, index: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         nonlocal taken
         if taken == steps:
             raise KeyboardInterrupt
         taken += 1
-        return original(self, index, epoch)
+        return original(self, index, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", counted)

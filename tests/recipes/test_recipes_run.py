@@ -1,0 +1,73 @@
+"""Every shipped recipe goes the whole way, scaled down to seconds: from its data to a report.
+
+Real data where EDGEFOLD_DATA has it, small files in the authors' own format elsewhere, and tiny random encoders under
+the names that recipes give. A few recipes run with the other tests, all of them with
+
+    pytest -m every_recipe
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from compress.cli import main
+from compress.library import shipped_recipes
+from compress.recipe import Recipe, load_recipe
+
+# Few steps of small networks: what runs with the other tests.
+WITH_THE_OTHER_TESTS = {"quickstart"}
+# One epoch of a hundred rows or so, and more where a class needs more rows for its subclasses.
+SCALE = 0.002
+SCALES = {"lelp/rotten-tomatoes": 0.01}
+
+
+RECIPES = [
+    pytest.param(name, marks=[] if name in WITH_THE_OTHER_TESTS else [pytest.mark.every_recipe], id=name)
+    for name in shipped_recipes()
+]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, so that recipes share decoded data and the stages that they have in common."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def provide(recipe: Recipe, data_root: Path) -> None:
+    """Put the recipe's data set below `data_root`: the real one if it is at hand, else generated files."""
+    kind = recipe.data.source.kind
+    if kind == "digits" or (data_root / kind).exists():
+        return
+    real = Path(os.environ["EDGEFOLD_DATA"]) / kind if os.environ.get("EDGEFOLD_DATA") else None
+    if real is not None and real.exists():
+        (data_root / kind).symlink_to(real)
+    else:
+        importlib.import_module(f"true_formats.{kind}").write(data_root)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_goes_the_whole_way_scaled_down(name: str, runs: Path, data_root: Path) -> None:
+    recipe, _ = load_recipe(shipped_recipes()[name])
+    provide(recipe, data_root)
+    where = ["--runs", str(runs), "--data-root", str(data_root), "--device", "cpu"]
+    scale = SCALES.get(name, SCALE)
+    part = ["--scale", str(scale), "--seed", str(recipe.all_seeds[0]), "--variant", "1"]
+    result = CliRunner().invoke(main, ["run", name, "--quick", *where, *part])
+    assert result.exit_code == 0, result.output
+    report = json.loads((runs / f"{recipe.name}@{scale:g}" / "report.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert set(recipe.stages) <= set(rows)
+    assert all(row["parity"] == "passed" for row in rows.values() if row["what"] == "export")
+    assert len([row for row in rows.values() if row["what"] == "export"]) == 1
+    assert "Scaled to" in (runs / f"{recipe.name}@{scale:g}" / "report.html").read_text()
