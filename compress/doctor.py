@@ -23,6 +23,7 @@ PACKAGES = (
     ("matplotlib", "matplotlib", "report.html", "pip install 'edgefold[train]'"),
     ("jinja2", "jinja2", "report.html", "pip install 'edgefold[train]'"),
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
+    ("tensorrt_rtx", "tensorrt-rtx", "TensorRT engines", "pip install 'edgefold[rtx]'"),
 )
 
 
