@@ -20,9 +20,11 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import Tensor
 
+from runtime.errors import RecipeError
 from runtime.files import sha256_of_bytes, sha256_of_file, write_atomically, write_json
 
 FORMAT_VERSION = 1
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class StageArtifact:
 
     folder: Path
     record: dict[str, Any]
+    weights_file: str = WEIGHTS
 
     @property
     def key(self) -> str:
@@ -42,10 +45,10 @@ class StageArtifact:
 
     @property
     def weights_bytes(self) -> int:
-        return (self.folder / "weights.safetensors").stat().st_size
+        return (self.folder / self.weights_file).stat().st_size
 
     def weights(self) -> dict[str, Tensor]:
-        return load((self.folder / "weights.safetensors").read_bytes())
+        return load((self.folder / self.weights_file).read_bytes())
 
     def log(self) -> list[dict[str, Any]]:
         """Return one record per epoch."""
@@ -100,6 +103,30 @@ class StageStore:
         write_json(folder / "stage.json", record)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         return StageArtifact(folder, record)
+
+
+def read_artifact(path: Path) -> StageArtifact:
+    """Return the finished stage at `path`: a folder, or a file of weights with its stage.json beside it.
+
+    Its log may be missing. Raises RecipeError where it is not there or not intact.
+    """
+    folder, weights = (path.parent, path.name) if path.suffix == ".safetensors" else (path, WEIGHTS)
+    try:
+        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        intact = record["format_version"] == FORMAT_VERSION and record["record_sha256"] == _record_hash(record)
+        if not intact:
+            raise RecipeError(f"{path}: stage.json is damaged or of another version of edgefold")
+        if sha256_of_file(folder / weights) != record["sha256"][WEIGHTS]:
+            raise RecipeError(f"{path}: {weights} is not what stage.json says", "Copy both files again.")
+    except OSError as error:
+        missing = Path(error.filename or folder).name
+        raise RecipeError(
+            f"{path}: {missing} cannot be read: {error.strerror}",
+            "Name the folder of a finished stage, from the working folder: `runs/stages/<key>`.",
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise RecipeError(f"{path}: stage.json cannot be read", "Copy the finished stage again.") from None
+    return StageArtifact(folder, record, weights)
 
 
 def _damage(folder: Path, key: str) -> str | None:

@@ -26,6 +26,7 @@ PACKAGES = (
     ("transformers", "transformers", "text encoders", "pip install 'edgefold[text]'"),
     ("tokenizers", "tokenizers", "texts of text encoders", "pip install tokenizers"),
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
+    ("tensorrt_rtx", "tensorrt-rtx", "TensorRT engines", "pip install 'edgefold[rtx]'"),
 )
 
 

@@ -14,6 +14,7 @@ from compress.kinds import as_recipe_value
 from compress.models import Classifier, Profile, parameter_count, profile_of
 from compress.objectives import Heads
 from compress.published import ExpectSpec
+from compress.ready_made import ReadyMade
 from compress.recipe import Recipe, StageSpec, TrainSpec
 from compress.recipe_checks import heads_of, require_fitting_models
 from compress.scale import with_smaller_batches
@@ -27,7 +28,10 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One training stage with everything resolved. Equal keys mean equal weights (on a CPU, to the bit)."""
+    """One training stage with everything resolved. Equal keys mean equal weights (on a CPU, to the bit).
+
+    taught_by: its teachers in order; `teachers` are those of them that are stages.
+    """
 
     name: str
     key: str
@@ -38,6 +42,7 @@ class StagePlan:
     signature: InputSignature
     augment: tuple[Augmentation, ...]
     teachers: tuple[str, ...]
+    taught_by: tuple[str | ReadyMade, ...]
     init_from: str | None
     parameters: int
     expect: ExpectSpec | None
@@ -51,6 +56,11 @@ class StagePlan:
     def parents(self) -> tuple[str, ...]:
         """Return the names of the stages whose weights this one reads."""
         return (*self.teachers, *([self.init_from] if self.init_from else []))
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Return what each teacher is called: its stage, or its file."""
+        return tuple(each if isinstance(each, str) else each.name for each in self.taught_by)
 
     @property
     def profile(self) -> Profile:
@@ -109,8 +119,9 @@ def _plan_stage(
     spec, train = recipe.stages[name], _train_spec(variant, name, declaration)
     heads = heads_of(recipe, name, declaration)
     assert declaration.signature is not None  # describe() fills it
+    taught_by = tuple(each if isinstance(each, str) else each.read() for each in spec.teacher or ())
     parents = {
-        "teachers": [earlier[teacher].key for teacher in spec.teachers],
+        "teachers": [earlier[each].key if isinstance(each, str) else each.identity for each in taught_by],
         "init_from": earlier[spec.init_from].key if spec.init_from else None,
     }
     resolved = {
@@ -136,6 +147,7 @@ def _plan_stage(
         signature=declaration.signature,
         augment=recipe.data.augment,
         teachers=spec.teachers,
+        taught_by=taught_by,
         init_from=spec.init_from,
         parameters=parameter_count(
             spec.model, signature=declaration.signature, outputs=heads.classes * heads.subclasses

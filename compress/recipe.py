@@ -14,6 +14,7 @@ from compress.models import MODELS, ModelSpec
 from compress.objectives import OBJECTIVES, TermSpec
 from compress.optimization import OPTIMIZERS, SCHEDULES, AdamSpec, ConstantSpec, OptimizerSpec, ScheduleSpec
 from compress.published import ExpectSpec, PublishedSpec
+from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
 from runtime.errors import RecipeError
@@ -76,13 +77,13 @@ class LabelsSpec(Spec):
 class StageSpec(Spec):
     """One training stage: a model, its head, what it learns from, and what it should reach.
 
-    teacher: an earlier stage, or several whose logits become one by `ensemble`: their mean, or their sum as in the
-    published code of Kim et al. 2021.
+    teacher: an earlier stage or a ready-made one (`compress.ready_made`), or several whose logits become one by
+    `ensemble`: their mean, or their sum as in the published code of Kim et al. 2021.
     """
 
     model: Annotated[ModelSpec, OneOf("model", MODELS)]
     subclasses: int = Field(1, ge=1, le=4096)
-    teacher: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] | None = None
+    teacher: Annotated[tuple[TeacherName, ...], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     ensemble: EnsembleLogits | None = None
     init_from: str | None = None
     labels: LabelsSpec | None = None
@@ -92,7 +93,8 @@ class StageSpec(Spec):
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        return self.teacher or ()
+        """Return the teachers that are earlier stages."""
+        return tuple(each for each in self.teacher or () if isinstance(each, str))
 
 
 class OnnxSpec(Spec):

@@ -10,10 +10,11 @@ from compress.datasets import Declaration, declare
 from compress.models import Shapes, shapes_of
 from compress.objectives import Heads
 from compress.published import PublishedSpec
+from compress.ready_made import ArtifactTeacherSpec, OnnxTeacherSpec, ReadyMade
 from compress.recipe import Recipe, StageSpec
 from compress.recipe_report import did_you_mean, dotted
 from compress.yaml_document import Document, Path, Problem
-from runtime.errors import DataError, MissingExtraError, RecipeError
+from runtime.errors import BundleError, DataError, MissingExtraError, RecipeError
 
 
 def check_recipe(recipe: Recipe, document: Document) -> tuple[Problem, ...]:
@@ -46,15 +47,35 @@ def heads_of(recipe: Recipe, stage: str, declaration: Declaration) -> Heads:
     Raises ValueError when the images are too small for a model, or it takes another kind of input.
     """
     spec = recipe.stages[stage]
-    teachers = [recipe.stages[name] for name in spec.teachers if name in recipe.stages]
+    teachers = _teachers_of(recipe, spec)
     return Heads(
         classes=declaration.classes or 0,
         subclasses=spec.subclasses,
         teacher_subclasses=teachers[0].subclasses if teachers else None,
         student=_shapes(spec, declaration),
         # Embeddings and maps of several teachers are not combined: they have no shape.
-        teacher=_shapes(teachers[0], declaration) if len(teachers) == 1 else None,
+        teacher=_teacher_shapes(teachers[0], declaration) if len(teachers) == 1 else None,
     )
+
+
+def _teachers_of(recipe: Recipe, stage: StageSpec) -> list[StageSpec | ReadyMade]:
+    """Return the teachers that there are; those that are not have a problem of their own."""
+    found: list[StageSpec | ReadyMade] = []
+    for each in stage.teacher or ():
+        if isinstance(each, str):
+            found += [recipe.stages[each]] if each in recipe.stages else []
+        else:
+            with contextlib.suppress(RecipeError, BundleError):
+                found.append(each.read())
+    return found
+
+
+def _teacher_shapes(teacher: StageSpec | ReadyMade, declaration: Declaration) -> Shapes | None:
+    if isinstance(teacher, StageSpec):
+        return _shapes(teacher, declaration)
+    if declaration.signature is None or declaration.classes is None or "embedding" not in teacher.gives:
+        return None
+    return teacher.shapes(declaration.signature, declaration.classes)
 
 
 def _shapes(stage: StageSpec, declaration: Declaration) -> Shapes | None:
@@ -112,7 +133,8 @@ def _teacher_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[F
     """Say what does not fit between a stage's teachers and what it reads of them."""
     readers = [(i, term) for i, term in enumerate(stage.objective) if term.needs]
     from_teacher = stage.labels is not None and stage.labels.rest == "teacher"
-    if not stage.teachers:
+    teachers = stage.teacher or ()
+    if not teachers:
         for i, term in readers:
             yield (*own, "objective", i), f"{term.kind} needs a teacher", "Add `teacher:` with an earlier stage."
         if from_teacher:
@@ -120,16 +142,47 @@ def _teacher_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[F
     elif not readers and not from_teacher:
         message = "no term of the objective reads the teacher"
         yield (*own, "teacher"), message, "Add a term such as kl, or leave it out."
-    if len(set(stage.teachers)) < len(stage.teachers):
+    if len(set(teachers)) < len(teachers):
         yield (*own, "teacher"), "a teacher stands twice", "Name each stage once."
-    if stage.ensemble and len(stage.teachers) < 2:
+    if stage.ensemble and len(teachers) < 2:
         yield (*own, "ensemble"), "there is one teacher", "Name several, `teacher: [a, b]`, or leave it out."
-    if len(stage.teachers) > 1:
+    if len(teachers) > 1:
         yield from _ensemble_problems(recipe, own, stage)
+    for each in teachers:
+        if not isinstance(each, str):
+            yield from _ready_made_problems(own, stage, each)
+
+
+def _ready_made_problems(own: Path, stage: StageSpec, spec: OnnxTeacherSpec | ArtifactTeacherSpec) -> Iterator[Found]:
+    """Say why a file cannot be read as a teacher, and what of it the terms read in vain."""
+    try:
+        teacher = spec.read()
+    except (RecipeError, BundleError) as error:
+        yield (*own, "teacher"), error.message, error.remedy
+        return
+    if len(stage.teacher or ()) > 1:
+        return  # of several teachers there are logits, and every file gives them
+    for i, term in enumerate(stage.objective):
+        reads: set[str] = {*term.needs, *(["classifier"] if term.reads_classifier else [])}
+        if beyond := sorted(reads - teacher.gives):
+            yield (
+                (*own, "objective", i),
+                f"{term.kind} reads the teacher's {' and '.join(beyond)}, and {teacher.name} gives "
+                f"{' and '.join(sorted(teacher.gives))}",
+                _HOW_TO_GIVE[beyond[-1]],
+            )
+
+
+# By the last, in order, of what a file does not give.
+_HOW_TO_GIVE = {
+    "classifier": "It is there where the logits are a Gemm node of the tensor named by `embedding`.",
+    "embedding": "Name the tensor with `embedding:`, or take kl, mse or kd.",
+    "features": "Feature maps are of stages alone: take another term.",
+}
 
 
 def _ensemble_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[Found]:
-    heads = {recipe.stages[name].subclasses for name in stage.teachers if name in recipe.stages}
+    heads = {teacher.subclasses for teacher in _teachers_of(recipe, stage)}
     if len(heads) > 1:
         counts = ", ".join(map(str, sorted(heads)))
         message = f"the teachers have {counts} subclasses per class, so their logits cannot be combined"
@@ -150,11 +203,13 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
     except ValueError as error:
         yield ("stages", name, "model"), str(error), ""
         return
+    unfit = list(_misfits(recipe, name, declaration))
+    yield from unfit
     try:
         heads = heads_of(recipe, name, declaration)
     except ValueError:
         return  # the teacher's own stage has that problem
-    for i, term in enumerate(stage.objective):
+    for i, term in enumerate(stage.objective if not unfit else ()):
         problem = term.problem(heads)
         if problem is not None:
             yield ("stages", name, "objective", i), f"{term.kind}: {problem}", ""
@@ -165,6 +220,18 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
             f"'{stage.init_from}' has another model or head, so its weights do not fit",
             "Give both stages the same model and subclasses.",
         )
+
+
+def _misfits(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
+    """Say which ready-made teachers do not fit the data."""
+    if declaration.signature is None or declaration.classes is None:
+        return
+    for teacher in _teachers_of(recipe, recipe.stages[name]):
+        if isinstance(teacher, StageSpec):
+            continue
+        problem = teacher.problem(recipe.data, declaration.signature, declaration.classes)
+        if problem is not None:
+            yield ("stages", name, "teacher"), problem, ""
 
 
 def _training_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:

@@ -18,6 +18,7 @@ from compress.known_rows import known_rows
 from compress.models import Classifier
 from compress.plan import Plan, StagePlan
 from compress.progress import Notify
+from compress.ready_made import ReadyMade
 from compress.recipe_report import did_you_mean
 from compress.rows import Rows
 from compress.teacher import Ensemble, Teacher, frozen
@@ -162,9 +163,9 @@ class Stages:
         return self.store.save(stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics)
 
     def _teacher(self, stage: StagePlan) -> Teacher | None:
-        if not stage.teachers:
+        if not stage.taught_by:
             return None
-        models = [self.model(name) for name in stage.teachers]
+        models = [self.teacher_model(each) for each in stage.taught_by]
         model = models[0] if len(models) == 1 else Ensemble(models, stage.spec.ensemble or "mean")
         return frozen(model, stage.heads.teacher_subclasses or 1)
 
@@ -196,6 +197,12 @@ class Stages:
             taught = predict(teacher.model, self.preprocess, self.test_rows)
             metrics["agreement_with_teacher"] = agreement(logits, subclasses, taught, teacher.subclasses)
         return metrics
+
+    def teacher_model(self, teacher: str | ReadyMade) -> Classifier:
+        """Return the model of an earlier stage or of a file, in evaluation mode."""
+        if isinstance(teacher, str):
+            return self.model(teacher)
+        return teacher.build(self.preprocess).to(self.device).eval()
 
     def model(self, stage_name: str) -> Classifier:
         """Return a trained stage's model, in evaluation mode."""

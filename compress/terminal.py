@@ -132,7 +132,7 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
             heads = stage.heads
             logits = f"{heads.classes}" if heads.subclasses == 1 else f"{heads.classes}×{heads.subclasses}"
             terms = " + ".join(term.kind for term in stage.spec.objective)
-            source = f"{terms} of {' + '.join(stage.teachers)}" if stage.teachers else terms
+            source = f"{terms} of {' + '.join(stage.teacher_names)}" if stage.taught_by else terms
             cells = [
                 stage.name,
                 stage.spec.model.kind,

@@ -22,7 +22,7 @@ from compress.subclass_metrics import (
 
 Labels = NDArray[np.int64]
 HISTOGRAM_BINS = 40
-SEVERAL = "several teachers have no embedding in common"
+NO_EMBEDDING = "the teacher gives no embedding (several have none in common)"
 
 
 @dataclass
@@ -65,7 +65,7 @@ def _measure_teacher(found: Measures, student: StageOutputs, teacher: StageOutpu
     found.values["teacher_agreement"] = distances.agreement(teacher, student)
     found.values["teacher_logit_distance"] = float(distances.logit_distances(teacher, student).mean())
     if not teacher.embedding.shape[1]:
-        found.absent(of_embedding, SEVERAL)
+        found.absent(of_embedding, NO_EMBEDDING)
         return
     widths = teacher.embedding.shape[1], student.embedding.shape[1]
     if widths[0] != widths[1]:
@@ -93,7 +93,7 @@ def cluster_measures(
         ours = student.clusters(count)
         found.values[names[0]] = mutual_information(true[rows], ours)
         if teacher is None or not teacher.embedding.shape[1]:
-            found.absent(names[1:], "no teacher" if teacher is None else SEVERAL)
+            found.absent(names[1:], "no teacher" if teacher is None else NO_EMBEDDING)
             continue
         found.values[names[1]] = mutual_information(teacher.clusters(count), ours)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from compress.analysis.clusters import CLUSTERED_ROWS, kmeans_labels, sampled_rows
 from compress.datasets import Split
 from compress.evaluate import outputs_of
+from compress.ready_made import ReadyMade
 from compress.rows import Rows
 from compress.stages import Stages
 from compress.teacher import combined
@@ -92,16 +94,16 @@ class OutputsOfRun:
 
     def __call__(self, stage: str, split: SplitName = "test") -> StageOutputs:
         """Return what a trained stage gives for the rows of a split."""
-        if (stage, split) not in self._kept:
+        return self._of(stage, stage, self.run.plan.stage(stage).heads.subclasses, split)
+
+    def _of(self, name: str, source: str | ReadyMade, subclasses: int, split: SplitName) -> StageOutputs:
+        kept = (source if isinstance(source, str) else json.dumps(source.identity), split)
+        if kept not in self._kept:
             rows = self.run.test_rows if split == "test" else Rows(self.split(split), self.run.device)
-            output = outputs_of(self.run.model(stage), self.run.preprocess, rows)
-            self._kept[stage, split] = StageOutputs(
-                stage,
-                output.logits.cpu().double().numpy(),
-                output.embedding.cpu().double().numpy(),
-                self.run.plan.stage(stage).heads.subclasses,
-            )
-        return self._kept[stage, split]
+            output = outputs_of(self.run.teacher_model(source), self.run.preprocess, rows)
+            logits, embedding = (each.cpu().double().numpy() for each in (output.logits, output.embedding))
+            self._kept[kept] = StageOutputs(name, logits, embedding, subclasses)
+        return self._kept[kept]
 
     def of_teacher(self, stage: str, split: SplitName = "test") -> StageOutputs | None:
         """Return what the teacher of a stage gives for the same rows, None where it has none.
@@ -109,9 +111,14 @@ class OutputsOfRun:
         Several teachers give combined logits and an embedding without width.
         """
         plan = self.run.plan.stage(stage)
-        if len(plan.teachers) < 2:
-            return self(plan.teachers[0], split) if plan.teachers else None
-        each = [self(teacher, split) for teacher in plan.teachers]
+        each = [
+            self(teacher, split)
+            if isinstance(teacher, str)
+            else self._of(teacher.name, teacher, teacher.subclasses, split)
+            for teacher in plan.taught_by
+        ]
+        if len(each) < 2:
+            return each[0] if each else None
         logits = combined([torch.from_numpy(one.logits) for one in each], plan.spec.ensemble or "mean")
         nothing = np.empty((len(logits), 0))
-        return StageOutputs(" + ".join(plan.teachers), logits.numpy(), nothing, each[0].subclasses)
+        return StageOutputs(" + ".join(plan.teacher_names), logits.numpy(), nothing, each[0].subclasses)

@@ -15,6 +15,7 @@ from compress.models.base import Classifier, Output, Shapes
 from export.fold import fold_logits
 
 TeacherOutput = Literal["logits", "embedding", "features"]
+TeacherGives = Literal["logits", "embedding", "features", "classifier"]
 # Rows of one pass of the teacher while a term prepares.
 BATCH = 1000
 
@@ -85,9 +86,10 @@ class Term(nn.Module):
 
 
 class TermSpec(Spec):
-    """Options of one term. `needs` names the teacher outputs it reads."""
+    """Options of one term. `needs` names the teacher outputs it reads; reads_classifier: also its last layer."""
 
     needs: ClassVar[frozenset[TeacherOutput]] = frozenset()
+    reads_classifier: ClassVar[bool] = False
 
     weight: float = Field(1.0, ge=0)
 

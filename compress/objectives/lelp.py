@@ -31,6 +31,7 @@ class LELPSpec(TermSpec):
 
     kind = "lelp"
     needs = frozenset({"logits", "embedding"})
+    reads_classifier = True
 
     tau: float = Field(4.0, gt=0, le=FLOAT64_TAU)
     beta: float = Field(1.0, gt=0)

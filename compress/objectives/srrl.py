@@ -45,6 +45,7 @@ class SRRLSpec(TermSpec):
     """
 
     kind = "srrl"
+    reads_classifier = True
 
     position: str | tuple[str, str] = "last"
     feature_matching: float = Field(1.0, ge=0)

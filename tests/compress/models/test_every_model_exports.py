@@ -1,0 +1,168 @@
+"""Every model, by a recipe's way of export: ONNX within the gate of FP32, and an engine that TensorRT-RTX builds.
+
+The engine is built for a GPU that need not be here, so nothing is run by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from compress.models import MODELS, ModelSpec
+from compress.models.alexnet import AlexNetSpec
+from compress.models.bag_mlp import BagMLPSpec
+from compress.models.imagenet_resnet import ImageNetResNetSpec
+from compress.models.mlp import MLPSpec
+from compress.models.mnist_cnn import MnistCNNSpec
+from compress.models.mobilenet import MobileNetSpec
+from compress.models.mobilenet_v2 import MobileNetV2Spec
+from compress.models.resnet import ResNet8x4Spec, ResNet32x4Spec, ResNetSpec
+from compress.models.shufflenet_v1 import ShuffleNetV1Spec
+from compress.models.shufflenet_v2 import ShuffleNetV2Spec
+from compress.models.small_cnn import SmallCNNSpec
+from compress.models.vgg import VGGSpec
+from compress.models.wrn import WideResNetSpec
+from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
+from export.parity import GATES, Comparison, compare, worst
+from export.to_onnx import onnx_from_graph
+from export.to_tensorrt import engine_from_onnx
+
+CLASSES, SUBCLASSES = 5, 2
+BATCH_SIZES = (1, 8, 64)
+GPU = "sm86"
+
+MNIST = InputSignature((28, 28, 1))
+# Higher than wide, so that no two axes are taken for each other.
+CIFAR = InputSignature((32, 30, 3))
+SMALLER = InputSignature((16, 12, 3))
+LARGE = InputSignature((96, 64, 3))  # the forms for ImageNet shrink images by 32
+WORDS = InputSignature.of_ids(16, 512)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as it is exported here: as the papers use it where that takes seconds, else narrow or on small images."""
+
+    name: str
+    spec: ModelSpec
+    signature: InputSignature = CIFAR
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# A line for each form of each family that has a graph of its own; a new model needs one.
+CASES = (
+    Case("alexnet", AlexNetSpec()),
+    Case("bag_mlp", BagMLPSpec(width=8), WORDS),
+    Case("imagenet_resnet 18", ImageNetResNetSpec(depth=18), LARGE),
+    Case("imagenet_resnet 50, cifar", ImageNetResNetSpec(depth=50, stem="cifar"), SMALLER),
+    Case("mlp", MLPSpec(hidden=(784, 784)), MNIST),
+    Case("mnist_cnn", MnistCNNSpec(), MNIST),
+    Case("mobilenet 0.5", MobileNetSpec(width=0.5), LARGE),
+    Case("mobilenet, cifar, D = 2048", MobileNetSpec(width=0.5, stem="cifar", embedding=2048)),
+    Case("mobilenet_v2 0.5", MobileNetV2Spec(width=0.5), LARGE),
+    Case("mobilenet_v2 0.5, cifar", MobileNetV2Spec(form="cifar", width=0.5)),
+    Case("mobilenet_v2 0.5, crd", MobileNetV2Spec(form="crd", width=0.5)),
+    Case("resnet 20", ResNetSpec(depth=20)),
+    Case("resnet 8, projection", ResNetSpec(depth=8, shortcut="projection")),
+    Case("resnet 20, bottleneck", ResNetSpec(depth=20, block="bottleneck", shortcut="projection")),
+    Case("resnet 10, four stages", ResNetSpec(depth=10, blocks=(1, 1, 1, 1), widths=(32, 32, 64, 128))),
+    Case("resnet8x4", ResNet8x4Spec()),
+    Case("resnet32x4", ResNet32x4Spec(), SMALLER),
+    Case("shufflenet_v1", ShuffleNetV1Spec(), LARGE),
+    Case("shufflenet_v1, cifar", ShuffleNetV1Spec(form="cifar")),
+    Case("shufflenet_v2 0.5x", ShuffleNetV2Spec(size="0.5x"), LARGE),
+    Case("shufflenet_v2, cifar", ShuffleNetV2Spec(form="cifar")),
+    Case("small_cnn", SmallCNNSpec()),
+    Case("vgg 8", VGGSpec(depth=8)),
+    Case("wrn 16-2", WideResNetSpec(depth=16, widen=2)),
+    Case("wrn 10-1, dropout", WideResNetSpec(depth=10, widen=1, dropout=0.3)),
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model with statistics of its own, and its ONNX file."""
+
+    case: Case
+    graph: DeployableGraph
+    model: bytes
+
+
+def inputs_of(signature: InputSignature, rows: int, seed: int) -> np.ndarray:
+    """Return inputs that differ from row to row: ids, or images of a colour of their own under noise."""
+    random = np.random.default_rng(seed)
+    if signature.ids is not None:
+        return random.integers(0, signature.ids, (rows, *signature.shape), dtype=np.int32)
+    colours = random.integers(0, 192, (rows, 1, 1, signature.channels), dtype=np.uint8)
+    return colours + random.integers(0, 64, (rows, *signature.shape), dtype=np.uint8)
+
+
+def export(case: Case) -> Exported:
+    """Export `case` by the way of a recipe, after batches in training have given its batch norms statistics."""
+    torch.manual_seed(0)
+    signature = case.signature
+    normalization = None
+    if signature.ids is None:
+        normalization = Normalization(1 / 255, (0.4,) * signature.channels, (0.25,) * signature.channels)
+    student = case.spec.build(signature=signature, outputs=CLASSES * SUBCLASSES)
+    graph = DeployableGraph(Preprocess(signature, normalization), student, CLASSES, SUBCLASSES).train()
+    for module in graph.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over the batches: of what they start with nothing stays
+    with torch.no_grad():
+        for seed in range(3):
+            graph(torch.from_numpy(inputs_of(signature, 16, seed)))
+    graph.eval()
+    return Exported(case, graph, onnx_from_graph(graph, signature, metadata={}))
+
+
+def parity(exported: Exported) -> Comparison:
+    """Compare the file in ONNX Runtime with torch at every batch size; the worst of them, by the gate of FP32."""
+    inputs = inputs_of(exported.case.signature, max(BATCH_SIZES), seed=9)
+    with torch.no_grad():
+        reference = exported.graph(torch.from_numpy(inputs)).numpy()
+    session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
+    compared = []
+    for size in BATCH_SIZES:
+        rows = min(8 * size, len(inputs))
+        batches = np.split(inputs[:rows], rows // size)
+        logits = np.concatenate([session.run(["logits"], {"input": batch})[0] for batch in batches])
+        compared.append(compare(reference[:rows], logits, reference[:rows].argmax(axis=1), GATES["fp32"]))
+    return worst(compared)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def exported(request: pytest.FixtureRequest) -> Exported:
+    return export(request.param)
+
+
+def test_no_model_is_forgotten() -> None:
+    assert {case.spec.kind for case in CASES} == set(MODELS)
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_onnx_equals_torch(exported: Exported) -> None:
+    comparison = parity(exported)
+    assert comparison.passed, comparison.reasons
+    # A model that gives all inputs the same logits would pass whatever the file computed.
+    with torch.no_grad():
+        logits = exported.graph(torch.from_numpy(inputs_of(exported.case.signature, 64, seed=9)))
+    assert logits.std(dim=0).max() > 0.01 * logits.std()
+
+
+def test_tensorrt_rtx_builds_it(exported: Exported) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
+    engine = engine_from_onnx(exported.model, batch_sizes=BATCH_SIZES, compute_capability=GPU, module="tensorrt_rtx")
+    assert engine.batch_sizes == BATCH_SIZES
+    assert len(engine.plan) > 0.9 * 4 * sum(each.numel() for each in exported.graph.student.parameters())
+    signature = exported.case.signature
+    inputs = [(each.name, each.dtype, each.shape) for each in engine.inputs]
+    assert inputs == [("input", signature.dtype, (-1, *signature.shape))]
+    assert [(each.name, each.dtype, each.shape) for each in engine.outputs] == [("logits", "float32", (-1, CLASSES))]

@@ -1,0 +1,172 @@
+"""The engine builder: what it refuses and says, by TensorRT-RTX where it is installed and by stand-ins where not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export import to_tensorrt
+from export.to_tensorrt import EngineTensor, engine_from_onnx, tensorrt_module
+from runtime.errors import BundleError, ExportError, MissingExtraError
+
+WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
+
+
+@pytest.fixture
+def rtx() -> ModuleType:
+    return pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
+
+
+def model(
+    *nodes: onnx.NodeProto,
+    axes: tuple[int | str, ...] = ("batch", 4),
+    outputs: tuple[int | str, ...] = ("batch", 3),
+    dtype: int = TensorProto.FLOAT,
+) -> bytes:
+    """Return a model of `nodes` from `input` to `logits`; `weight` (4, 3) can be read by them."""
+    graph = helper.make_graph(
+        list(nodes) or [helper.make_node("MatMul", ["input", "weight"], ["logits"])],
+        "graph",
+        [helper.make_tensor_value_info("input", dtype, axes)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, outputs)],
+        [numpy_helper.from_array(WEIGHT, "weight")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return made.SerializeToString()
+
+
+@pytest.mark.usefixtures("rtx")
+def test_engine_says_what_it_takes_and_gives() -> None:
+    engine = engine_from_onnx(model(), batch_sizes=[64, 1, 8], compute_capability="sm86", module="tensorrt_rtx")
+    assert engine.inputs == (EngineTensor("input", "float32", (-1, 4)),)
+    assert engine.outputs == (EngineTensor("logits", "float32", (-1, 3)),)
+    assert engine.batch_sizes == (1, 8, 64)
+    assert (engine.module, engine.compute_capability) == ("tensorrt_rtx", "sm86")
+    assert all(row.tobytes() in engine.plan for row in WEIGHT)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_same_model_gives_the_same_bytes_and_options_change_them() -> None:
+    def plan(**options: object) -> bytes:
+        return engine_from_onnx(model(), module="tensorrt_rtx", **options).plan  # type: ignore[arg-type]
+
+    reference = plan(compute_capability="sm86")
+    assert plan(compute_capability="sm86") == reference
+    others = [plan(), plan(compute_capability="sm89"), plan(compute_capability="sm86", tf32=True)]
+    others.append(plan(compute_capability="sm86", batch_sizes=[1]))
+    assert len({reference, *others}) == 5
+
+
+@pytest.mark.usefixtures("rtx")
+def test_what_tensorrt_reports_is_in_the_error() -> None:
+    # uint8 may be cast, and nothing else be done with it.
+    transpose = helper.make_node("Transpose", ["input"], ["turned"], perm=[1, 0])
+    cast = helper.make_node("Cast", ["turned"], ["logits"], to=TensorProto.FLOAT)
+    with pytest.raises(ExportError, match=r"tensorrt_rtx 1.* cannot (read|build) the model:\n") as caught:
+        engine_from_onnx(
+            model(transpose, cast, outputs=(4, "batch"), dtype=TensorProto.UINT8),
+            compute_capability="sm86",
+            module="tensorrt_rtx",
+        )
+    assert "UInt8" in caught.value.message
+    assert "cudaError 35" not in caught.value.message
+    lines = caught.value.message.splitlines()
+    assert len(lines) == len(set(lines)) >= 2
+
+
+@pytest.mark.usefixtures("rtx")
+def test_operators_without_a_kernel_are_named() -> None:
+    node = helper.make_node("StringNormalizer", ["input"], ["logits"])
+    with pytest.raises(ExportError, match=r"cannot read the model:\n(.|\n)*StringNormalizer"):
+        engine_from_onnx(model(node), compute_capability="sm86", module="tensorrt_rtx")
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("axes", [(2, 4), ("batch", "length")])
+def test_only_the_batch_may_be_free(axes: tuple[int | str, ...]) -> None:
+    with pytest.raises(ExportError, match=r"input input has shape \[.*\] \(-1 is free\); expected a free batch"):
+        engine_from_onnx(model(axes=axes, outputs=(axes[0], 3)), module="tensorrt_rtx")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_unknown_capability_names_those_that_are_known() -> None:
+    with pytest.raises(ExportError, match=r"does not build for 'sm90'; expected one of .*sm86"):
+        engine_from_onnx(model(), compute_capability="sm90", module="tensorrt_rtx")
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 8]])
+def test_batch_sizes_are_positive(sizes: list[int]) -> None:
+    with pytest.raises(ExportError, match=r"batch sizes are \[.*\]; expected at least one, all positive"):
+        engine_from_onnx(model(), batch_sizes=sizes)
+
+
+def test_broken_files_and_weights_outside_are_refused_before_an_engine_sees_them() -> None:
+    with pytest.raises(BundleError, match="the model: not a whole ONNX model"):
+        engine_from_onnx(model()[:-5])
+    made = onnx.load_from_string(model())
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../weights.bin")
+    with pytest.raises(ExportError, match=r"keeps weights in \.\./weights\.bin; expected them inside"):
+        engine_from_onnx(made.SerializeToString())
+
+
+# Finding a TensorRT
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str, devices: int = 0) -> None:
+    """Make exactly the modules `names` importable, on a machine with so many GPUs."""
+    for name in to_tensorrt.MODULES:
+        # None makes an import fail as if the module were not there.
+        monkeypatch.setitem(sys.modules, name, ModuleType(name) if name in names else None)  # type: ignore[arg-type]
+    monkeypatch.setattr(to_tensorrt, "cuda_devices", lambda: devices)
+
+
+def test_tensorrt_is_taken_where_there_is_a_gpu_and_rtx_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "tensorrt", "tensorrt_rtx", devices=1)
+    assert tensorrt_module().__name__ == "tensorrt"
+    assert tensorrt_module("tensorrt_rtx").__name__ == "tensorrt_rtx"
+    installed(monkeypatch, "tensorrt", "tensorrt_rtx", devices=0)
+    assert tensorrt_module().__name__ == "tensorrt_rtx"
+
+
+def test_tensorrt_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "tensorrt")
+    with pytest.raises(ExportError, match="tensorrt builds on the GPU that it builds for, and there is none here"):
+        tensorrt_module()
+
+
+def test_without_any_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    with pytest.raises(MissingExtraError, match="neither tensorrt nor tensorrt_rtx is installed") as caught:
+        tensorrt_module()
+    assert "pip install 'edgefold[rtx]'" in caught.value.remedy
+    with pytest.raises(MissingExtraError, match="tensorrt_rtx is not installed"):
+        tensorrt_module("tensorrt_rtx")
+    with pytest.raises(ExportError, match="no TensorRT module 'trt'; expected one of tensorrt, tensorrt_rtx"):
+        tensorrt_module("trt")
+
+
+def test_capability_is_for_rtx_alone() -> None:
+    classic = SimpleNamespace(__name__="tensorrt")
+    with pytest.raises(ExportError, match="tensorrt builds for the GPU at hand, not for sm86"):
+        to_tensorrt._set_capability(classic, None, "sm86")  # type: ignore[arg-type]
+    to_tensorrt._set_capability(classic, None, None)  # type: ignore[arg-type]
+
+
+def test_no_driver_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_tensorrt, "_CUDA_LIBRARIES", ("libthereisnone.so.1",))
+    assert to_tensorrt.cuda_devices() == 0
+
+
+def test_neither_torch_nor_onnx_is_imported() -> None:
+    code = "import sys, export.to_tensorrt; print(*{'torch', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
