@@ -55,13 +55,15 @@ def engine_from_onnx(
     model: bytes,
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    length: int | None = None,
     compute_capability: str | None = None,
     module: str | None = None,
     tf32: bool = False,
 ) -> Engine:
-    """Build an engine from a serialised ONNX model whose weights are inside and whose only free axis is the batch.
+    """Build an engine from a serialised ONNX model whose weights are inside and whose batch is free.
 
-    batch_sizes: the profile's smallest and largest are theirs; it is tuned for the one in the middle.
+    batch_sizes: the profile's smallest and largest are theirs; it is tuned for the one in the middle. length: the
+    longest of texts whose length is free as well; the engine is tuned for that.
     compute_capability: `sm86`, or None (`Engine`). module: one of `MODULES`, None for the first that is installed.
     tf32: lets float32 products be rounded to 10 bits, which misses the parity gate of FP32.
     Raises ExportError with everything that TensorRT reported, MissingExtraError where there is no TensorRT, BundleError
@@ -82,7 +84,7 @@ def engine_from_onnx(
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     _set_capability(trt, config, compute_capability)
-    _add_profile(trt, builder, config, network, profile, log)
+    _add_profile(trt, builder, config, network, profile, length, log)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _refused(trt, "cannot build the model", log.errors)
@@ -163,17 +165,25 @@ def _set_capability(trt: ModuleType, config: Any, capability: str | None) -> Non
 
 
 def _add_profile(
-    trt: ModuleType, builder: Any, config: Any, network: Any, sizes: tuple[int, int, int], log: Any
+    trt: ModuleType,
+    builder: Any,
+    config: Any,
+    network: Any,
+    sizes: tuple[int, int, int],
+    length: int | None,
+    log: Any,
 ) -> None:
     profile = builder.create_optimization_profile()
     for tensor in (network.get_input(i) for i in range(network.num_inputs)):
         batch, *shape = tensor.shape
-        if batch != -1 or -1 in shape:
+        free_length = length is not None and shape == [-1]
+        if batch != -1 or (-1 in shape and not free_length):
             raise ExportError(
                 f"input {tensor.name} has shape {list(tensor.shape)} (-1 is free); expected a free batch and sizes",
-                remedy="Export with a dynamic batch axis, as export.to_onnx does.",
+                remedy="Export with a dynamic batch axis, as export.to_onnx does; of texts, say how long they may be.",
             )
-        profile.set_shape(tensor.name, *((size, *shape) for size in sizes))
+        least, best, most = ((1,), (length,), (length,)) if free_length else (tuple(shape),) * 3
+        profile.set_shape(tensor.name, (sizes[0], *least), (sizes[1], *best), (sizes[2], *most))
     if config.add_optimization_profile(profile) < 0:
         raise _refused(trt, f"refuses the batch sizes {sizes}", log.errors)
 

@@ -5,17 +5,22 @@ The engine is built for a GPU that need not be here, so nothing is run by it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_encoders
 import torch
 from torch import nn
 
 from compress.models import MODELS, ModelSpec
 from compress.models.alexnet import AlexNetSpec
 from compress.models.bag_mlp import BagMLPSpec
+from compress.models.embedding_mlp import EmbeddingMLPSpec
+from compress.models.encoder import EncoderSpec
 from compress.models.imagenet_resnet import ImageNetResNetSpec
 from compress.models.mlp import MLPSpec
 from compress.models.mnist_cnn import MnistCNNSpec
@@ -25,6 +30,7 @@ from compress.models.resnet import ResNet8x4Spec, ResNet32x4Spec, ResNetSpec
 from compress.models.shufflenet_v1 import ShuffleNetV1Spec
 from compress.models.shufflenet_v2 import ShuffleNetV2Spec
 from compress.models.small_cnn import SmallCNNSpec
+from compress.models.table_mlp import TableMLPSpec
 from compress.models.vgg import VGGSpec
 from compress.models.wrn import WideResNetSpec
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
@@ -42,14 +48,19 @@ CIFAR = InputSignature((32, 30, 3))
 SMALLER = InputSignature((16, 12, 3))
 LARGE = InputSignature((96, 64, 3))  # the forms for ImageNet shrink images by 32
 WORDS = InputSignature.of_ids(16, 512)
+TOKENS = InputSignature.of_ids(16, tiny_encoders.VOCABULARY, dynamic_length=True)
+TABLE = InputSignature.of_table(13, 26, 512)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model as it is exported here: as the papers use it where that takes seconds, else narrow or on small images."""
+    """A model as it is exported here: as the papers use it where that takes seconds, else narrow or on small images.
+
+    spec: or a function that makes it of the folder of an encoder.
+    """
 
     name: str
-    spec: ModelSpec
+    spec: ModelSpec | Callable[[str], ModelSpec]
     signature: InputSignature = CIFAR
 
     def __str__(self) -> str:
@@ -60,6 +71,8 @@ class Case:
 CASES = (
     Case("alexnet", AlexNetSpec()),
     Case("bag_mlp", BagMLPSpec(width=8), WORDS),
+    Case("embedding_mlp", lambda folder: EmbeddingMLPSpec(encoder=folder, hidden=(24, 12)), TOKENS),
+    Case("encoder", lambda folder: EncoderSpec(name=folder), TOKENS),
     Case("imagenet_resnet 18", ImageNetResNetSpec(depth=18), LARGE),
     Case("imagenet_resnet 50, cifar", ImageNetResNetSpec(depth=50, stem="cifar"), SMALLER),
     Case("mlp", MLPSpec(hidden=(784, 784)), MNIST),
@@ -80,6 +93,7 @@ CASES = (
     Case("shufflenet_v2 0.5x", ShuffleNetV2Spec(size="0.5x"), LARGE),
     Case("shufflenet_v2, cifar", ShuffleNetV2Spec(form="cifar")),
     Case("small_cnn", SmallCNNSpec()),
+    Case("table_mlp", TableMLPSpec(width=8, hidden=(32,)), TABLE),
     Case("vgg 8", VGGSpec(depth=8)),
     Case("wrn 16-2", WideResNetSpec(depth=16, widen=2)),
     Case("wrn 10-1, dropout", WideResNetSpec(depth=10, widen=1, dropout=0.3)),
@@ -98,20 +112,25 @@ class Exported:
 def inputs_of(signature: InputSignature, rows: int, seed: int) -> np.ndarray:
     """Return inputs that differ from row to row: ids, or images of a colour of their own under noise."""
     random = np.random.default_rng(seed)
+    if signature.numbers:
+        numbers = random.integers(0, 5000, (rows, signature.numbers), dtype=np.int32)
+        ids = random.integers(0, signature.ids or 0, (rows, signature.shape[0] - signature.numbers), dtype=np.int32)
+        return np.concatenate([numbers, ids], axis=1)
     if signature.ids is not None:
         return random.integers(0, signature.ids, (rows, *signature.shape), dtype=np.int32)
     colours = random.integers(0, 192, (rows, 1, 1, signature.channels), dtype=np.uint8)
     return colours + random.integers(0, 64, (rows, *signature.shape), dtype=np.uint8)
 
 
-def export(case: Case) -> Exported:
+def export(case: Case, encoder: str) -> Exported:
     """Export `case` by the way of a recipe, after batches in training have given its batch norms statistics."""
     torch.manual_seed(0)
     signature = case.signature
     normalization = None
     if signature.ids is None:
         normalization = Normalization(1 / 255, (0.4,) * signature.channels, (0.25,) * signature.channels)
-    student = case.spec.build(signature=signature, outputs=CLASSES * SUBCLASSES)
+    spec = case.spec if isinstance(case.spec, ModelSpec) else case.spec(encoder)
+    student = spec.build(signature=signature, outputs=CLASSES * SUBCLASSES)
     graph = DeployableGraph(Preprocess(signature, normalization), student, CLASSES, SUBCLASSES).train()
     for module in graph.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -138,13 +157,21 @@ def parity(exported: Exported) -> Comparison:
     return worst(compared)
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder: Path = tmp_path_factory.mktemp("encoder")
+    tiny_encoders.write(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="module", params=CASES, ids=str)
-def exported(request: pytest.FixtureRequest) -> Exported:
-    return export(request.param)
+def exported(request: pytest.FixtureRequest, encoder: str) -> Exported:
+    return export(request.param, encoder)
 
 
-def test_no_model_is_forgotten() -> None:
-    assert {case.spec.kind for case in CASES} == set(MODELS)
+def test_no_model_is_forgotten(encoder: str) -> None:
+    specs = [case.spec if isinstance(case.spec, ModelSpec) else case.spec(encoder) for case in CASES]
+    assert {spec.kind for spec in specs} == set(MODELS)
     assert len({case.name for case in CASES}) == len(CASES)
 
 
@@ -159,10 +186,13 @@ def test_onnx_equals_torch(exported: Exported) -> None:
 
 def test_tensorrt_rtx_builds_it(exported: Exported) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
-    engine = engine_from_onnx(exported.model, batch_sizes=BATCH_SIZES, compute_capability=GPU, module="tensorrt_rtx")
+    signature = exported.case.signature
+    length = signature.shape[0] if signature.dynamic_length else None
+    engine = engine_from_onnx(
+        exported.model, batch_sizes=BATCH_SIZES, length=length, compute_capability=GPU, module="tensorrt_rtx"
+    )
     assert engine.batch_sizes == BATCH_SIZES
     assert len(engine.plan) > 0.9 * 4 * sum(each.numel() for each in exported.graph.student.parameters())
-    signature = exported.case.signature
     inputs = [(each.name, each.dtype, each.shape) for each in engine.inputs]
-    assert inputs == [("input", signature.dtype, (-1, *signature.shape))]
+    assert inputs == [("input", signature.dtype, (-1, *((-1,) if length else signature.shape)))]
     assert [(each.name, each.dtype, each.shape) for each in engine.outputs] == [("logits", "float32", (-1, CLASSES))]
