@@ -14,10 +14,11 @@ Any change of this that gives a line another row needs another VERSION.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from runtime.description import options_from_json
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,18 +91,8 @@ class HashedColumns:
     @classmethod
     def from_json(cls, value: Any) -> HashedColumns:
         """Return what `to_json` gave. Raises UsageError where it is not that, or of another version."""
-        if not isinstance(value, Mapping):
-            raise UsageError(f"came {value!r}, expected an object")
-        if (value.get("kind"), value.get("version")) != (KIND, VERSION):
-            raise UsageError(
-                f"kind is {value.get('kind')!r}, version {value.get('version')!r}; this edgefold reads "
-                f"{KIND!r}, version {VERSION}",
-                remedy="Install the edgefold version that wrote the bundle, or export it again.",
-            )
         names = ("numbers", "categories", "buckets")
-        if absent := [name for name in names if name not in value]:
-            raise UsageError(f"{', '.join(absent)} missing")
-        return cls(**{name: value[name] for name in names})
+        return cls(**options_from_json(value, kind=KIND, version=VERSION, names=names))
 
     def __str__(self) -> str:
         return f"{self.numbers} numbers and {self.categories} categories a row, hashed to {self.buckets:,} buckets"

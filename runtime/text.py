@@ -19,10 +19,11 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from runtime.description import options_from_json
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,18 +107,8 @@ class HashedNgrams:
     @classmethod
     def from_json(cls, value: Any) -> HashedNgrams:
         """Return what `to_json` gave. Raises UsageError where it is not that, or of another version."""
-        if not isinstance(value, Mapping):
-            raise UsageError(f"came {value!r}, expected an object")
-        if (value.get("kind"), value.get("version")) != (KIND, VERSION):
-            raise UsageError(
-                f"kind is {value.get('kind')!r}, version {value.get('version')!r}; this edgefold reads "
-                f"{KIND!r}, version {VERSION}",
-                remedy="Install the edgefold version that wrote the bundle, or export it again.",
-            )
         names = ("buckets", "ngrams", "length", "lowercase")
-        if missing := [name for name in names if name not in value]:
-            raise UsageError(f"{', '.join(missing)} missing")
-        return cls(**{name: value[name] for name in names})
+        return cls(**options_from_json(value, kind=KIND, version=VERSION, names=names))
 
     def __str__(self) -> str:
         case = "lower-cased" if self.lowercase else "case kept"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from runtime.description import options_from_json
 from runtime.errors import MissingExtraError, UsageError
 from runtime.files import sha256_of_bytes
 
@@ -89,18 +90,13 @@ class Tokens:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tokens:
         """Return what `to_json` gave, without its definition. Raises UsageError where it is not that."""
-        if (value.get("version"), value.get("file")) != (VERSION, FILE):
-            raise UsageError(
-                f"version is {value.get('version')!r}, file {value.get('file')!r}; this edgefold reads tokenizers of "
-                f"version {VERSION} in {FILE!r}",
-                remedy="Install the edgefold version that wrote the bundle, or export it again.",
-            )
-        names = ("length", "vocabulary", "padding", "sha256")
-        if missing := [name for name in names if name not in value]:
-            raise UsageError(f"{', '.join(missing)} missing")
-        if not isinstance(value["sha256"], str):
-            raise UsageError(f"sha256 is {value['sha256']!r}, expected text")
-        return cls(**{name: value[name] for name in names})
+        names = ("file", "length", "vocabulary", "padding", "sha256")
+        options = options_from_json(value, kind=KIND, version=VERSION, names=names)
+        if (file := options.pop("file")) != FILE:
+            raise UsageError(f"file is {file!r}, expected {FILE!r}")
+        if not isinstance(options["sha256"], str):
+            raise UsageError(f"sha256 is {options['sha256']!r}, expected text")
+        return cls(**options)
 
     def __str__(self) -> str:
         return f"tokens of {FILE}, {self.vocabulary:,} ids, padded with {self.padding}, at most {self.length} a text"

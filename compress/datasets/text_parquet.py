@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.datasets.base import Declaration, Stored
-from compress.datasets.parquet import ClassNames, Name
+from compress.datasets.own_texts import OwnTexts
 from compress.datasets.root import locate
-from compress.datasets.text_folder import Features, TextFolder
-from compress.kinds import Spec
+from compress.datasets.text_folder import TextFolder
 
 
-class TextParquet(Spec):
+class TextParquet(OwnTexts):
     """A folder of `<split>-*-of-*.parquet` files with a text and a label column.
 
     path: the folder, relative to the data root where one is named. Splits are train, validation and test;
@@ -21,37 +19,7 @@ class TextParquet(Spec):
 
     kind = "text_parquet"
 
-    path: Name
-    text_column: Name = "text"
-    label_column: Name = "label"
-    class_names: ClassNames | None = None
-    features: Features = Features()
-
-    def declare(self) -> Declaration:
-        return Declaration(
-            classes=len(self.class_names) if self.class_names else None,
-            class_names=self.class_names,
-            signature=self.features.signature(),
-        )
-
-    def inspect(self, root: Path | None) -> Declaration:
-        return self._folder(root).inspect()
-
-    def fingerprint(self, root: Path | None) -> str:
-        return self._folder(root).fingerprint()
-
-    def read(self, root: Path | None, *, cache: Path | None, allowed_bad_rows: int) -> Stored:
-        folder = self._folder(root)
-        return Stored(
-            name=Path(self.path).name,
-            class_names=folder.labels.names,
-            normalization=None,
-            fingerprint=folder.fingerprint(),
-            splits=folder.read(cache, allowed_bad_rows),
-            featuriser=folder.featuriser,
-        )
-
-    def _folder(self, root: Path | None) -> TextFolder:
+    def files(self, root: Path | None) -> TextFolder:
         return TextFolder(
             title="text_parquet",
             folder=locate(self.path, root),

@@ -10,14 +10,11 @@ from typing import IO, Annotated, ClassVar
 from pydantic import Field
 
 from compress.datasets.author_files import Wanted, opened
-from compress.datasets.base import Declaration, Stored
-from compress.datasets.parquet import ClassNames, Name
+from compress.datasets.own_texts import OwnTexts
 from compress.datasets.parquet_files import SPLITS, ClassLabels
 from compress.datasets.root import locate
 from compress.datasets.text_files import TextFiles, TextRow
-from compress.datasets.text_folder import Features
 from compress.datasets.text_readers import csv_rows, fields_of, json_rows
-from compress.kinds import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,47 +60,18 @@ class TableFiles(TextFiles):
         return Wanted(tuple(f"{split}{suffix}{packed}" for suffix in self.suffixes for packed in ("", ".gz")))
 
 
-class TextTable(Spec):
+class TextTable(OwnTexts):
     """What both kinds of file have in common."""
 
     suffixes: ClassVar[tuple[str, ...]]
 
-    path: Name
-    text_column: Name = "text"
-    label_column: Name = "label"
-    class_names: ClassNames | None = None
     left_out: tuple[str, ...] = ()
-    features: Features = Features()
 
     def rows_of(self, file: IO[bytes], where: str) -> Iterator[TextRow]:
         """Yield the rows of an open file."""
         raise NotImplementedError(f"{type(self).__name__} must define rows_of")
 
-    def declare(self) -> Declaration:
-        return Declaration(
-            classes=len(self.class_names) if self.class_names else None,
-            class_names=self.class_names,
-            signature=self.features.signature(),
-        )
-
-    def inspect(self, root: Path | None) -> Declaration:
-        return self._files(root).inspect()
-
-    def fingerprint(self, root: Path | None) -> str:
-        return self._files(root).fingerprint()
-
-    def read(self, root: Path | None, *, cache: Path | None, allowed_bad_rows: int) -> Stored:
-        files = self._files(root)
-        return Stored(
-            name=Path(self.path).name.split(".")[0],
-            class_names=files.labels.names,
-            normalization=None,
-            fingerprint=files.fingerprint(),
-            splits=files.read(cache, allowed_bad_rows),
-            featuriser=files.featuriser,
-        )
-
-    def _files(self, root: Path | None) -> TableFiles:
+    def files(self, root: Path | None) -> TableFiles:
         path = locate(self.path, root)
         # A name with one of the suffixes is a file's even where nothing is: so the message names it.
         single = not path.is_dir() and (path.is_file() or path.name.removesuffix(".gz").endswith(self.suffixes))

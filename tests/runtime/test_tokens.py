@@ -84,8 +84,8 @@ def test_a_definition_that_is_another_or_none_is_refused(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 9}, "version is 9"),
-        ({"file": "../tokenizer.json"}, "file '../tokenizer.json'"),
+        ({"version": 9}, "version 9; this edgefold reads"),
+        ({"file": "../tokenizer.json"}, "file is '../tokenizer.json', expected 'tokenizer.json'"),
         ({"padding": 999}, "padding is 999, expected a whole number from 0 to 94"),
         ({"length": True}, "length is True"),
         ({"sha256": 3}, "sha256 is 3, expected text"),
