@@ -10,7 +10,7 @@ from compress.datasets.base import Split, Stored
 from compress.datasets.holdout import TEST_SEED, holdout_size, stratified_holdout
 
 # A class keeps so many rows, or all it has: with fewer, most objectives have nothing to work on.
-LEAST_OF_A_CLASS = 4
+LEAST_OF_A_CLASS = 2
 
 
 def share_of(stored: Stored, share: float) -> Stored:

@@ -75,9 +75,9 @@ def test_nothing_is_scaled_away(path: Path) -> None:
     train = recipe.train_spec("teacher")
     assert (train.epochs, train.stop_after) == (1, 1)
     assert train.warmup_epochs < train.epochs
-    assert recipe.data.train_rows == 40
+    assert recipe.data.train_rows == 20
     assert recipe.stages["student"].labels is not None
-    assert recipe.stages["student"].labels.rows == 20
+    assert recipe.stages["student"].labels.rows == 10
     assert with_smaller_batches(train, 8).batch_size == 2
 
 
@@ -115,8 +115,8 @@ def test_a_share_of_every_split_is_kept_class_by_class() -> None:
 def test_a_class_keeps_a_few_rows_however_small_the_share() -> None:
     spec = DataSpec.model_validate({"source": "digits", "share": 1e-4, "validation": 0})
     data = load(spec, seed=0)
-    np.testing.assert_array_equal(np.bincount(data.train.labels), [4] * 10)
-    assert describe(spec).rows == {"train": 40, "validation": 0, "test": 40}
+    np.testing.assert_array_equal(np.bincount(data.train.labels), [2] * 10)
+    assert describe(spec).rows == {"train": 20, "validation": 0, "test": 20}
 
 
 # Runs

@@ -28,7 +28,7 @@ from compress.yaml_document import read_document
 WITH_THE_OTHER_TESTS = {"quickstart"}
 # One epoch of a hundred rows or so, and more where a class needs more rows for its subclasses.
 SCALE = 0.002
-SCALES = {"lelp/rotten-tomatoes": 0.01}
+SCALES = {"lelp/rotten-tomatoes": 0.01, "lelp/lelp-table-2": 0.004, "lelp/lelp-figure-6": 0.01}
 
 
 RECIPES = [
