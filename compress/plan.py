@@ -41,11 +41,11 @@ class StagePlan:
     signature: InputSignature
     augment: tuple[Augmentation, ...]
     teachers: tuple[str, ...]
-    taught_by: tuple[str | ReadyMade, ...]
     init_from: str | None
     parameters: int
     expect: ExpectSpec | None
     resolved: Mapping[str, Any]
+    taught_by: tuple[str | ReadyMade, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -124,6 +124,7 @@ def _plan_stage(
         "seed": seed,
         "data": {"content": content, **data_settings(recipe.data)},
         "model": as_recipe_value(spec.model),
+        **spec.model.content(),
         "classes": heads.classes,
         "subclasses": heads.subclasses,
         "objective": [as_recipe_value(term) for term in spec.objective],
@@ -142,13 +143,13 @@ def _plan_stage(
         signature=declaration.signature,
         augment=recipe.data.augment,
         teachers=spec.teachers,
-        taught_by=taught_by,
         init_from=spec.init_from,
         parameters=parameter_count(
             spec.model, signature=declaration.signature, outputs=heads.classes * heads.subclasses
         ),
         expect=recipe.expectations().get(name),
         resolved=resolved,
+        taught_by=taught_by,
     )
 
 

@@ -15,6 +15,7 @@ from compress.models.resnet import ResNet8x4Spec, ResNet32x4Spec, ResNetSpec
 from compress.models.shufflenet_v1 import ShuffleNetV1Spec
 from compress.models.shufflenet_v2 import ShuffleNetV2Spec
 from compress.models.small_cnn import SmallCNNSpec
+from compress.models.timm import TimmSpec
 from compress.models.vgg import VGGSpec
 from compress.models.wrn import WideResNetSpec
 
@@ -32,6 +33,7 @@ MODELS: dict[str, type[ModelSpec]] = {
     "shufflenet_v1": ShuffleNetV1Spec,
     "shufflenet_v2": ShuffleNetV2Spec,
     "small_cnn": SmallCNNSpec,
+    "timm": TimmSpec,
     "vgg": VGGSpec,
     "wrn": WideResNetSpec,
 }

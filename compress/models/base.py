@@ -75,6 +75,10 @@ class ModelSpec(Spec):
         """
         raise NotImplementedError(f"{type(self).__name__} must define build")
 
+    def content(self) -> dict[str, str]:
+        """Return what decides the first weights beside options and seed: hashes of files that they come from."""
+        return {}
+
 
 def initialise(model: nn.Module, init: Init) -> None:
     """Set weights of every convolution and linear layer, from the global random state.

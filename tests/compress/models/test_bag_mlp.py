@@ -135,7 +135,7 @@ def test_the_exported_file_is_the_model_at_any_batch_size(bag: str) -> None:
         np.testing.assert_allclose(logits, graph(ids).detach().numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", sorted(MODELS))
+@pytest.mark.parametrize("kind", sorted(set(MODELS) - {"timm"}))  # of which test_timm.py says the same
 def test_a_model_refuses_the_other_kind_of_input(kind: str) -> None:
     takes_text = kind == "bag_mlp"
     other = InputSignature((28, 28, 3)) if takes_text else TEXT

@@ -144,7 +144,8 @@ def exported(request: pytest.FixtureRequest) -> Exported:
 
 
 def test_no_model_is_forgotten() -> None:
-    assert {case.spec.kind for case in CASES} == set(MODELS)
+    # timm is no dependency of the tests: test_timm.py exports one of its kind.
+    assert {case.spec.kind for case in CASES} == set(MODELS) - {"timm"}
     assert len({case.name for case in CASES}) == len(CASES)
 
 
