@@ -18,11 +18,12 @@ class Spec(BaseModel):
     """Options of one kind: closed, typed, immutable. `kind` is its name in the recipe.
 
     Types are strict (`"16"` is not a number); sequences are tuples, which is what the recipe loader makes of
-    YAML lists.
+    YAML lists. shorthand: the option that `kind:value` sets, where there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     kind: ClassVar[str] = ""
+    shorthand: ClassVar[str] = ""
 
 
 class OneOf:
@@ -53,7 +54,7 @@ class OneOf:
         if isinstance(value, Spec):
             return {value.kind: value}
         if isinstance(value, str):
-            value = {value: None}
+            value = self._written_short(value)
         if not isinstance(value, dict) or len(value) != 1:
             came = f"{len(value)} keys ({', '.join(map(str, value))})" if isinstance(value, dict) else repr(value)
             raise PydanticCustomError(
@@ -69,6 +70,13 @@ class OneOf:
                 {"noun": self.noun, "name": str(kind), "known": sorted(self.table)},
             )
         return {kind: {} if options is None else options}
+
+    def _written_short(self, value: str) -> dict[str, Any]:
+        """Return `kind`, or `kind:value` of a kind with a shorthand, as `kind: {options}`."""
+        kind, colon, option = value.partition(":")
+        if colon and kind in self.table and (name := self.table[kind].shorthand):
+            return {kind: {name: option}}
+        return {value: None}
 
 
 def _selected(choice: BaseModel) -> Spec:

@@ -42,11 +42,11 @@ class StagePlan:
     signature: InputSignature
     augment: tuple[Augmentation, ...]
     teachers: tuple[str, ...]
-    taught_by: tuple[str | ReadyMade, ...]
     init_from: str | None
     parameters: int
     expect: ExpectSpec | None
     resolved: Mapping[str, Any]
+    taught_by: tuple[str | ReadyMade, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -147,13 +147,13 @@ def _plan_stage(
         signature=declaration.signature,
         augment=recipe.data.augment,
         teachers=spec.teachers,
-        taught_by=taught_by,
         init_from=spec.init_from,
         parameters=parameter_count(
             spec.model, signature=declaration.signature, outputs=heads.classes * heads.subclasses
         ),
         expect=recipe.expectations().get(name),
         resolved=resolved,
+        taught_by=taught_by,
     )
 
 

@@ -18,6 +18,7 @@ from compress.models.shufflenet_v1 import ShuffleNetV1Spec
 from compress.models.shufflenet_v2 import ShuffleNetV2Spec
 from compress.models.small_cnn import SmallCNNSpec
 from compress.models.table_mlp import TableMLPSpec
+from compress.models.timm import TimmSpec
 from compress.models.vgg import VGGSpec
 from compress.models.wrn import WideResNetSpec
 
@@ -38,6 +39,7 @@ MODELS: dict[str, type[ModelSpec]] = {
     "shufflenet_v2": ShuffleNetV2Spec,
     "small_cnn": SmallCNNSpec,
     "table_mlp": TableMLPSpec,
+    "timm": TimmSpec,
     "vgg": VGGSpec,
     "wrn": WideResNetSpec,
 }

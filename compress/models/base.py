@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from compress.kinds import Spec, as_recipe_value
 from export.graph import InputSignature
+
+T = TypeVar("T", covariant=True)
 
 Init = Literal["glorot", "he", "he_fan_out", "torch"]
 
@@ -78,6 +81,10 @@ class ModelSpec(Spec):
 
     def load_pretrained(self, model: Classifier) -> None:
         """Put published weights into a model that `build` made and that is to be trained; most families have none."""
+
+    def outside(self) -> Hashable:
+        """Return the state of what decides the model's form beside its options: files, packages. Most have none."""
+        return None
 
     def resolved(self) -> dict[str, Any]:
         """Return `{kind: {options}}` as a stage's key has it; files that decide the weights by content, not by name."""
@@ -155,7 +162,27 @@ class Shapes:
     feature_names: tuple[str, ...]
 
 
-@functools.lru_cache(maxsize=1024)
+class OfModel(Protocol[T]):
+    """A function of a model that only shapes decide."""
+
+    def __call__(self, spec: ModelSpec, *, signature: InputSignature, outputs: int) -> T: ...
+
+
+def once_a_model(compute: OfModel[T]) -> OfModel[T]:
+    """Remember what `compute` gives: recipes of many stages ask again and again."""
+
+    @functools.lru_cache(maxsize=1024)
+    def remembered(outside: Hashable, spec: ModelSpec, signature: InputSignature, outputs: int) -> T:
+        return compute(spec, signature=signature, outputs=outputs)
+
+    @functools.wraps(compute)
+    def of_model(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> T:
+        return remembered(spec.outside(), spec, signature, outputs)
+
+    return of_model
+
+
+@once_a_model
 def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Shapes:
     """Return the shapes of a model's outputs, without allocating or computing anything."""
     with torch.device("meta"):
@@ -165,7 +192,7 @@ def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Sh
     return Shapes(output.embedding.shape[1], features, model.feature_names)
 
 
-@functools.lru_cache(maxsize=1024)
+@once_a_model
 def parameter_count(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> int:
     """Return the number of trainable parameters, without allocating them."""
     with torch.device("meta"):

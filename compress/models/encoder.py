@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +107,10 @@ class PretrainedSpec(ModelSpec):
         assert isinstance(encoder, Encoder)
         if self.pretrained:
             encoder.transformer.load_state_dict(_published_weights(self.name_of_encoder, encoder.transformer))
+
+    def outside(self) -> Hashable:
+        path = file_of(self.name_of_encoder, CONFIG, network=True)
+        return path, path.stat().st_mtime_ns
 
     def content(self) -> dict[str, str]:
         """Return the sha256 of the files that decide the weights, by name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.models.base import ModelSpec, model_input
+from compress.models.base import ModelSpec, model_input, once_a_model
 from export.graph import InputSignature
 
 FULL_PRECISION_BITS = 32
@@ -79,7 +78,7 @@ class Profile:
         }
 
 
-@functools.lru_cache(maxsize=256)
+@once_a_model
 def profile_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Profile:
     """Return the profile of a model for one row of `signature`, without allocating or computing anything.
 

@@ -201,9 +201,10 @@ class Choices(BaseModel):
 @pytest.mark.parametrize(
     "written",
     [
-        *({"model": name} for name in MODELS if name not in ("encoder", "embedding_mlp")),
+        *({"model": name} for name in MODELS if name not in ("encoder", "embedding_mlp", "timm")),
         {"model": {"encoder": {"name": "albert-base-v2"}}},
         {"model": {"embedding_mlp": {"encoder": "albert-base-v2"}}},
+        {"model": "timm:resnet18"},
         {
             "model": {"mlp": {"hidden": (784, 784), "dropout": 0.5}},
             "optimizer": {"adam": {"betas": (0.5, 0.9)}},

@@ -136,7 +136,8 @@ def test_the_exported_file_is_the_model_at_any_batch_size(bag: str) -> None:
         np.testing.assert_allclose(logits, graph(ids).detach().numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", sorted(set(MODELS) - {"encoder", "embedding_mlp"}))  # tests/.../test_encoder.py
+# Those of others' models: test_encoder.py and test_timm.py say the same of them.
+@pytest.mark.parametrize("kind", sorted(set(MODELS) - {"encoder", "embedding_mlp", "timm"}))
 def test_a_model_refuses_the_other_kind_of_input(kind: str) -> None:
     takes = {"bag_mlp": "text", "table_mlp": "tables"}.get(kind, "images")
     other, came = (IMAGES, "images of 28×28×3") if takes == "text" else (TEXT, "text, 9 ids")

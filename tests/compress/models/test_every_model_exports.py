@@ -171,7 +171,8 @@ def exported(request: pytest.FixtureRequest, encoder: str) -> Exported:
 
 def test_no_model_is_forgotten(encoder: str) -> None:
     specs = [case.spec if isinstance(case.spec, ModelSpec) else case.spec(encoder) for case in CASES]
-    assert {spec.kind for spec in specs} == set(MODELS)
+    # timm is no dependency of the tests: test_timm.py exports one of its kind.
+    assert {spec.kind for spec in specs} == set(MODELS) - {"timm"}
     assert len({case.name for case in CASES}) == len(CASES)
 
 

@@ -167,7 +167,8 @@ def test_profile_leaves_no_hook_and_no_random_number_behind() -> None:
         (999_499, "999 k"),
         (999_500, "1.00 M"),
         (1_814_073_344, "1.81 G"),
-        (10**16, "10000 T"),
+        (10**16, "10.0 P"),
+        (10**22, "10000 E"),
     ],
 )
 def test_counts_have_three_digits(number: int, shown: str) -> None:
