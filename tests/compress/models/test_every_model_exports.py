@@ -78,7 +78,7 @@ CASES = (
     Case("mlp", MLPSpec(hidden=(784, 784)), MNIST),
     Case("mnist_cnn", MnistCNNSpec(), MNIST),
     Case("mobilenet 0.5", MobileNetSpec(width=0.5), LARGE),
-    Case("mobilenet, cifar, D = 2048", MobileNetSpec(width=0.5, stem="cifar", embedding=2048)),
+    Case("mobilenet 0.5, cifar, D = 2048", MobileNetSpec(width=0.5, stem="cifar", embedding=2048)),
     Case("mobilenet_v2 0.5", MobileNetV2Spec(width=0.5), LARGE),
     Case("mobilenet_v2 0.5, cifar", MobileNetV2Spec(form="cifar", width=0.5)),
     Case("mobilenet_v2 0.5, crd", MobileNetV2Spec(form="crd", width=0.5)),
@@ -135,8 +135,11 @@ def export(case: Case, encoder: str) -> Exported:
     for module in graph.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over the batches: of what they start with nothing stays
+            # A deep network of random weights multiplies rounding at every ReLU behind a batch norm: float32 would be
+            # up to 1e-4 deviations from float64, in torch as in ONNX. Away from the kink it is 6e-6.
+            nn.init.ones_(module.bias)
     with torch.no_grad():
-        for seed in range(3):
+        for seed in range(2):
             graph(torch.from_numpy(inputs_of(signature, 16, seed)))
     graph.eval()
     return Exported(case, graph, onnx_from_graph(graph, signature, metadata={}))
