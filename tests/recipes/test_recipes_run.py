@@ -24,8 +24,13 @@ from compress.library import shipped_recipes
 from compress.recipe import Recipe, load_recipe
 from compress.yaml_document import read_document
 
-# Few steps of small networks: what runs with the other tests.
-WITH_THE_OTHER_TESTS = {"quickstart"}
+# Those whose networks are small enough to run with the other tests; KL against MSE has none.
+WITH_THE_OTHER_TESTS = {
+    "quickstart",
+    "lelp/rotten-tomatoes",
+    "srrl/cifar10-short",
+    "subclass-distillation/mnist-2x5",
+}
 # One epoch of a hundred rows or so, and more where a class needs more rows for its subclasses.
 SCALE = 0.002
 SCALES = {"lelp/rotten-tomatoes": 0.01, "lelp/lelp-table-2": 0.004, "lelp/lelp-figure-6": 0.01}
