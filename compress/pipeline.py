@@ -69,8 +69,8 @@ def run_plans(
         runs, missed = [], []
         for one in plans:
             run = VariantRun(one, settings, notify)
-            if one.variant.folder:
-                notify(f"{one.name}/{one.variant.folder}")
+            if one.variant.run_name:
+                notify(f"{one.name}/{one.variant.run_name}")
             try:
                 run.run(until, only)
             except GateError as error:

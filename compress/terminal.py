@@ -142,7 +142,7 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
                 source,
                 str(stage.train.epochs_run),
             ]
-            table.add_row(*([plan.variant.folder] if several else []), *cells, _state(stage, runs))
+            table.add_row(*([plan.variant.run_name] if several else []), *cells, _state(stage, runs))
     return table
 
 

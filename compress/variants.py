@@ -35,6 +35,11 @@ class Variant:
     scale: float = 1.0
 
     @property
+    def run_name(self) -> str:
+        """Return its folder and label, "" where there is one run only."""
+        return f"{self.folder}  {self.label}".strip() if self.folder else ""
+
+    @property
     def name(self) -> str:
         """Return what results are filed and shown under: the recipe's name, marked where it is run in part."""
         return self.recipe.name if self.scale == 1 else f"{self.recipe.name}@{self.scale:g}"

@@ -161,6 +161,9 @@ def test_a_scaled_run_ends_in_a_report_that_says_so_and_judges_nothing(path: Pat
     planned = invoke("plan", path, *where)
     assert "long@0.01: plan, scaled to 0.01" in planned.stdout
     assert planned.stdout.count("reused") == 2
+    assert "long@0.01/variant-1/seed-0  narrow" in result.stderr
+    every = invoke("plan", path)
+    assert every.stdout.count("variant-2/seed-1  wide") == 2
 
 
 @pytest.mark.parametrize("scale", ["0", "1.5", "-1", "much"])
