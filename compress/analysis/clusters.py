@@ -41,8 +41,14 @@ def kmeans_labels(embedding: Floats, clusters: int) -> Labels:
         # Equal embeddings make fewer clusters than were asked for, which is what the figure should then say.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # What a float32 model gave is clustered as float32, in half the time.
-        labels: Labels = model.fit_predict(embedding.astype(np.float32)).astype(np.int64)
+        labels: Labels = model.fit_predict(_within_one(embedding).astype(np.float32)).astype(np.int64)
     return labels
+
+
+def _within_one(embedding: Floats) -> Floats:
+    """Return embeddings divided by a power of two, which loses no bit: squares of 1e19 would overflow float32."""
+    largest = float(np.abs(embedding).max(initial=0.0))
+    return np.ldexp(embedding, -int(np.frexp(largest)[1])) if largest > 0 else embedding
 
 
 def mutual_information(first: Labels, second: Labels) -> float:

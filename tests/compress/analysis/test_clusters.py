@@ -65,3 +65,12 @@ def test_sampled_rows_are_few_ascending_and_always_the_same() -> None:
     assert rows.tolist() == sorted(rows.tolist()) == sampled_rows(1000, 100).tolist()
     assert rows.max() > 900  # not the first hundred
     assert math.isclose(rows.mean(), 500, abs_tol=150)
+
+
+@pytest.mark.parametrize("scale", [2.0**70, 2.0**-70, 1.0])
+def test_clusters_are_the_same_at_any_scale(scale: float) -> None:
+    draw = np.random.default_rng(0)
+    embedding = np.concatenate([draw.normal(centre, 1.0, (20, 3)) for centre in (-4.0, 0.0, 4.0)]) * 1e-3
+    expected = kmeans_labels(embedding, 3)
+    assert len(set(expected.tolist())) == 3
+    np.testing.assert_array_equal(kmeans_labels(embedding * scale, 3), expected)
