@@ -25,7 +25,7 @@ from compress.teacher import Ensemble, Teacher, frozen
 from compress.train import Trainer, own_random_state
 from export.fold import fold_logits
 from export.graph import Preprocess
-from runtime.errors import UsageError
+from runtime.errors import TrainingError, UsageError
 from runtime.files import remove_leftovers, write_json
 
 
@@ -185,6 +185,11 @@ class Stages:
     def _metrics(self, stage: StagePlan, model: Classifier, teacher: Teacher | None) -> dict[str, Any]:
         subclasses = stage.heads.subclasses
         logits = predict(model, self.preprocess, self.test_rows)
+        if not bool(logits.isfinite().all()):
+            raise TrainingError(
+                f"stage {stage.name}: its logits on the test rows are not finite, though its weights are",
+                "Train longer, so that batch norms settle, or try a smaller lr or weight of a term.",
+            )
         metrics: dict[str, Any] = {
             "test": score(logits, self.test_rows.labels, subclasses).to_json(),
             "validation": None,

@@ -19,7 +19,7 @@ from compress.stages import Settings
 from compress.variant_run import VariantRun
 from export.fold import fold_logits
 from runtime.bundle import open_bundle
-from runtime.errors import GateError, UsageError
+from runtime.errors import GateError, TrainingError, UsageError
 from runtime.runners import open_runner
 
 BUNDLE_FILES = {"manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
@@ -456,3 +456,15 @@ def test_settings_of_a_target_are_those_of_the_recipe(finished: Any) -> None:
 def test_an_unknown_device_is_refused_before_any_work(project: Any) -> None:
     with pytest.raises(UsageError, match="device 'gpu' is not known"):
         VariantRun(plans_of(project.recipe, None)[0], Settings(project.runs, None, "gpu"), print)
+
+
+def test_logits_that_are_not_finite_are_named_and_nothing_is_kept(
+    empty_project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowed(model: Any, preprocess: Any, rows: Any) -> torch.Tensor:
+        return torch.full((len(rows), 4), torch.inf)
+
+    monkeypatch.setattr("compress.stages.predict", overflowed)
+    with pytest.raises(TrainingError, match="stage teacher: its logits on the test rows are not finite"):
+        empty_project.run()
+    assert not list((empty_project.runs / "stages").rglob("stage.json"))

@@ -89,7 +89,7 @@ def test_a_whole_run_is_left_as_it_was(path: Path) -> None:
 
 def test_batches_leave_an_epoch_a_few_steps_and_the_rate_goes_with_them() -> None:
     train = Recipe.model_fields["train"].default.model_copy(update={"batch_size": 128})
-    cut = [with_smaller_batches(train, rows) for rows in (3, 40, 512, 50_000)]
+    cut = [with_smaller_batches(train, rows) for rows in (3, 160, 2048, 50_000)]
     assert [each.batch_size for each in cut] == [2, 10, 128, 128]
     rate = train.optimizer.lr
     assert [each.optimizer.lr for each in cut] == pytest.approx([rate * 2 / 128, rate * 10 / 128, rate, rate])

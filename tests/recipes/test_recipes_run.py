@@ -33,7 +33,8 @@ WITH_THE_OTHER_TESTS = {
 }
 # One epoch of a hundred rows or so, and more where a class needs more rows for its subclasses.
 SCALE = 0.002
-SCALES = {"lelp/rotten-tomatoes": 0.01, "lelp/lelp-table-2": 0.004, "lelp/lelp-figure-6": 0.01}
+GENERATED_ROWS = {"imdb": 400}
+SCALES = {"lelp/rotten-tomatoes": 0.01, "lelp/lelp-table-2": 0.08, "lelp/lelp-figure-6": 0.01}
 
 
 RECIPES = [
@@ -67,7 +68,7 @@ def provide(recipe: Recipe, data_root: Path) -> None:
     if real is not None and real.exists():
         (data_root / kind).symlink_to(real)
     else:
-        importlib.import_module(f"true_formats.{kind}").write(data_root)
+        importlib.import_module(f"true_formats.{kind}").write(data_root, rows=GENERATED_ROWS.get(kind, 40))
 
 
 def encoder_names(value: Any) -> Iterator[str]:
