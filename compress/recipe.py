@@ -204,5 +204,9 @@ def recipe_from_value(value: Any, document: Document) -> tuple[Recipe | None, tu
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        return None, (*problems, *problems_of(error, Recipe, document))
+        # What a stage would have inherited is not missing as well.
+        heirs = {problem.path[:2] for problem in problems}
+        found = problems_of(error, Recipe, document)
+        own = (each for each in found if each.path[:2] not in heirs or each.message != "is missing")
+        return None, (*problems, *own)
     return (None if problems else recipe), problems

@@ -71,7 +71,10 @@ def test_a_swept_setting_reaches_the_stages_that_are_like_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("kd: {like: plan, objective: ce}", ["line 11: stages.kd.like: unknown stage 'plan'", "Did you mean 'plain'?"]),
+        (
+            "kd: {like: plan, objective: ce}",
+            [": 1 problem\n", "line 11: stages.kd.like: unknown stage 'plan'", "Did you mean 'plain'?"],
+        ),
         ("kd: {like: kd, objective: ce}", ["stages.kd.like: a stage cannot be like itself"]),
         ("kd: {like: [plain], objective: ce}", ["stages.kd.like: expected the name of an earlier stage"]),
         ("kd: {like: last, objective: ce}\n  last: {like: plain}", ["'last' is a later stage", "above 'kd'"]),
