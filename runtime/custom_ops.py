@@ -13,9 +13,10 @@ import platform
 import sys
 from pathlib import Path
 
-from runtime.errors import EdgefoldError, EngineError, MissingExtraError
+from runtime.errors import EdgefoldError, EngineError, MissingExtraError, UsageError
 
 OVERRIDE = "EDGEFOLD_OPS_LIBRARY"
+INSTRUCTION_SET = "EDGEFOLD_ISA"
 
 FILE_NAME = {"win32": "edgefold_ops.dll", "darwin": "libedgefold_ops.dylib"}.get(sys.platform, "libedgefold_ops.so")
 FOLDER = Path(__file__).parent / "ops"
@@ -89,7 +90,12 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def _instruction_set(library: ctypes.CDLL) -> str:
-    name: bytes = library.edgefold_isa()
+    name: bytes | None = library.edgefold_isa()
+    if name is None:
+        raise UsageError(
+            f"{INSTRUCTION_SET} is {os.environ.get(INSTRUCTION_SET)!r}, which this machine has no kernels for",
+            remedy=f"Unset {INSTRUCTION_SET}: the best of this machine's are taken.",
+        )
     return name.decode("ascii", errors="replace")
 
 
