@@ -40,6 +40,23 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]
     return done
 
 
+@functools.cache
+def node_modules() -> Path:
+    """Return the folder that holds onnxruntime-node, installed once, without what its install step would download."""
+    need("node", "npm")
+    home = ROOT / "build" / "node"
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_suffix(".lock")):
+        if not (home / "node_modules" / "onnxruntime-node").is_dir():
+            done = subprocess.run(
+                ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "onnxruntime-node@1"],
+                cwd=home, capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
+            if done.returncode != 0:
+                pytest.skip(f"onnxruntime-node cannot be installed: {done.stderr[-300:]}")
+    return home / "node_modules"
+
+
 def operators() -> Path:
     return build("ops", target="edgefold_ops") / "libedgefold_ops.so"
 

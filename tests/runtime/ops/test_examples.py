@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,36 +114,19 @@ def test_python_classifies_image_files(folder, expected):
     check_lines(done.stdout, expected, folder)
 
 
-@pytest.fixture(scope="module")
-def node_modules() -> Path:
-    """onnxruntime-node, installed once below `build/`, without what its install step would download."""
-    ops_builds.need("node", "npm")
-    home = ops_builds.ROOT / "build" / "node"
-    home.mkdir(parents=True, exist_ok=True)
-    with ops_builds.FileLock(home / ".lock"):
-        if not (home / "node_modules" / "onnxruntime-node").is_dir():
-            done = subprocess.run(
-                [shutil.which("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "onnxruntime-node@1"],
-                cwd=home, capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-            if done.returncode != 0:
-                pytest.skip(f"onnxruntime-node cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
-    return home / "node_modules"
-
-
-def classify_in_node(node_modules: Path, library: object, *arguments: object) -> subprocess.CompletedProcess[str]:
+def classify_in_node(library: object, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = ["node", EXAMPLE / "node" / "classify.js", ops_builds.examples() / "edgefold_node.node", *arguments]
-    environment = {**os.environ, "NODE_PATH": str(node_modules), "EDGEFOLD_OPS_LIBRARY": str(library)}
+    environment = {**os.environ, "NODE_PATH": str(ops_builds.node_modules()), "EDGEFOLD_OPS_LIBRARY": str(library)}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
 
 
-def test_node_classifies_image_files(node_modules, folder, expected):
-    done = classify_in_node(node_modules, ops_builds.operators(), folder, *image_files(folder))
+def test_node_classifies_image_files(folder, expected):
+    done = classify_in_node(ops_builds.operators(), folder, *image_files(folder))
     assert done.returncode == 0, done.stderr
     check_lines(done.stdout, expected, folder)
 
 
-def test_node_says_that_the_library_cannot_be_loaded(node_modules, folder):
-    done = classify_in_node(node_modules, folder / "none.so", folder, *image_files(folder))
+def test_node_says_that_the_library_cannot_be_loaded(folder):
+    done = classify_in_node(folder / "none.so", folder, *image_files(folder))
     assert done.returncode == 1
     assert "none.so cannot be loaded" in done.stderr
