@@ -88,13 +88,29 @@ Tensor tensor_of(const Api& api, const Value* value, ort::ElementType type, cons
     return tensor;
 }
 
+bool succeeds(const Api& api, Status* status) {
+    if (status != nullptr) api.release(status);
+    return status == nullptr;
+}
+
+// What cannot be read as the type it should have is absent, or it is there as something else.
+void refuse_other_type(const Api& api, const Info* info, const char* name) {
+    int64_t integer = 0;
+    float real = 0;
+    size_t integers = 0, reals = 0, letters = 0;
+    succeeds(api, api.attribute(info, name, static_cast<int64_t*>(nullptr), &integers));
+    succeeds(api, api.attribute(info, name, static_cast<float*>(nullptr), &reals));
+    succeeds(api, api.attribute(info, name, static_cast<char*>(nullptr), &letters));
+    if (integers != 0 || reals != 0 || letters != 0 || succeeds(api, api.attribute(info, name, &integer)) ||
+        succeeds(api, api.attribute(info, name, &real)))
+        refuse(std::string(name) + " has another type than the operator takes");
+}
+
 int64_t attribute(const Api& api, const Info* info, const char* name, int64_t fallback) {
     int64_t value = fallback;
-    if (Status* status = api.attribute(info, name, &value)) {
-        api.release(status);  // absent
-        return fallback;
-    }
-    return value;
+    if (succeeds(api, api.attribute(info, name, &value))) return value;
+    refuse_other_type(api, info, name);
+    return fallback;
 }
 
 int64_t attribute_within(const Api& api, const Info* info, const char* name, int64_t fallback, int64_t least,
@@ -109,9 +125,9 @@ int64_t attribute_within(const Api& api, const Info* info, const char* name, int
 std::vector<int64_t> attributes_within(const Api& api, const Info* info, const char* name,
                                        std::vector<int64_t> fallback, int64_t least, int64_t most) {
     size_t size = 0;
-    if (Status* status = api.attribute(info, name, nullptr, &size)) {
-        api.release(status);
-        if (size == 0) return fallback;  // absent
+    if (!succeeds(api, api.attribute(info, name, static_cast<int64_t*>(nullptr), &size)) && size == 0) {
+        refuse_other_type(api, info, name);
+        return fallback;
     }
     std::vector<int64_t> values(size);
     if (size != 0) check(api, api.attribute(info, name, values.data(), &size));
@@ -179,6 +195,13 @@ void refuse_variable(const Api& api, const Context* context, size_t i, const cha
     if (!known && input(api, context, i) != nullptr) refuse(std::string(name) + " is not a constant");
 }
 
+// RegisterCustomOps has refused an EDGEFOLD_ISA that names none, but it may have been set since.
+const Kernels& kernels_in_use() {
+    const Kernels* kernels = chosen_kernels();
+    if (kernels == nullptr) refuse("EDGEFOLD_ISA names no kernels of this machine");
+    return *kernels;
+}
+
 class Binarize {
    public:
     static constexpr const char* kName = "Binarize";
@@ -187,7 +210,7 @@ class Binarize {
     static constexpr ort::ElementType kInputTypes[] = {ort::kFloat, ort::kFloat, ort::kFloat};
     static constexpr ort::ElementType kOutputTypes[] = {ort::kUint32};
 
-    Binarize(const Api& api, const Info* info) : api_(api), kernels_(*chosen_kernels()) {
+    Binarize(const Api& api, const Info* info) : api_(api), kernels_(kernels_in_use()) {
         groups_ = attribute_within(api, info, "group", 1, 1, kMostProducts);
         const bool affine = values(info, 1, "scale", &scale_);
         if (values(info, 2, "bias", &bias_) != affine || scale_.size() != bias_.size())
@@ -309,7 +332,7 @@ class BinaryLayer {
         has_slope_ = !c.slope.empty();
         has_slope_after_ = !c.slope_after.empty();
         has_sign_affine_ = !c.sign_scale.empty();
-        layer_ = std::make_unique<Layer>(g, weights.as<uint32_t>(), c, *chosen_kernels());
+        layer_ = std::make_unique<Layer>(g, weights.as<uint32_t>(), c, kernels_in_use());
     }
 
     const Geometry& geometry() const { return layer_->geometry(); }

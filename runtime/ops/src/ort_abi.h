@@ -49,6 +49,15 @@ class Api {
     Status* attribute(const Info* info, const char* name, int64_t* out) const {
         return call<Status*>(86, info, name, out);
     }
+    Status* attribute(const Info* info, const char* name, float* out) const {
+        return call<Status*>(85, info, name, out);
+    }
+    Status* attribute(const Info* info, const char* name, char* out, size_t* size) const {
+        return call<Status*>(87, info, name, out, size);
+    }
+    Status* attribute(const Info* info, const char* name, float* out, size_t* size) const {
+        return call<Status*>(162, info, name, out, size);
+    }
     Status* attribute(const Info* info, const char* name, int64_t* out, size_t* size) const {
         return call<Status*>(163, info, name, out, size);
     }

@@ -1,5 +1,4 @@
 // What ONNX Runtime calls when a session is given this library.
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 
@@ -47,9 +46,10 @@ extern "C" {
 EDGEFOLD_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
     const void* const* table = base->get_api(ort::kApiVersion);
     if (table == nullptr) {
-        // Without the table there is no way to make a status.
-        std::fprintf(stderr, "edgefold: ONNX Runtime %s is too old; expected 1.17 or newer\n", base->version());
-        std::abort();
+        // The first version's table begins like all later ones; a status needs no more.
+        const std::string text =
+            std::string("edgefold: ONNX Runtime ") + base->version() + " is too old; expected 1.17 or newer";
+        return ort::Api(base->get_api(1)).create_status(ort::kFail, text.c_str());
     }
     const ort::Api api(table);
     if (edgefold::chosen_kernels() == nullptr)
