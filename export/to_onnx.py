@@ -7,7 +7,7 @@ import importlib.metadata
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graph import INPUT_NAME, DeployableGraph, InputSignature
+from export.layers import with_exported_layers
 from runtime.errors import ExportError
 from runtime.files import write_atomically
 
@@ -37,7 +38,8 @@ def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metada
     Input `input`: (batch, *signature.shape), of the signature's dtype; (batch, length) where its length is dynamic.
     Outputs: `logits` float32 (batch, C) and, where the graph has it, `subclass_probabilities` float32 (batch, C*S).
     `metadata` becomes the model's metadata_props, sorted by key. The graph is exported in evaluation mode and its modes
-    are put back. Raises ExportError with the cause in one line.
+    are put back; its layers that have `for_export` are replaced in a copy (`export.layers`). Raises ExportError with the
+    cause in one line.
     """
     _require_text(metadata)
     example = torch.zeros(
@@ -45,7 +47,7 @@ def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metada
     )
     with _evaluation_mode(graph), torch.no_grad():
         _run_once(graph, example)
-        model = _traced(graph, example, signature)
+        model = _traced(with_exported_layers(graph), graph.output_widths, example, signature)
     _clear_traces(model)
     _identify(model, metadata)
     _check(model, graph, signature)
@@ -70,7 +72,9 @@ def _run_once(graph: DeployableGraph, example: Tensor) -> None:
         ) from error
 
 
-def _traced(graph: DeployableGraph, example: Tensor, signature: InputSignature) -> onnx.ModelProto:
+def _traced(
+    graph: nn.Module, outputs: Iterable[str], example: Tensor, signature: InputSignature
+) -> onnx.ModelProto:
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -79,7 +83,7 @@ def _traced(graph: DeployableGraph, example: Tensor, signature: InputSignature) 
                 dynamo=True,
                 dynamic_shapes=(_dynamic_axes(signature),),
                 input_names=[INPUT_NAME],
-                output_names=list(graph.output_widths),
+                output_names=list(outputs),
                 opset_version=OPSET,
                 verbose=False,
             )

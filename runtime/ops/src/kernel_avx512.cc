@@ -4,8 +4,10 @@
 namespace edgefold {
 namespace {
 
-constexpr int kPixels = 8;
+constexpr int kPixels = 7;  // whole rows of 7, 14, 28 pixels and more; beyond 8 the registers do not suffice
+constexpr int kXor3 = 0x96;
 constexpr int kMajority = 0xe8;
+constexpr int kCarry = 0x3a;  // of (t, S', S): t ? ~S' : S
 constexpr int64_t kTermsBeforeOverflow = 31 * 4;  // a byte holds 31 counts of 8
 
 inline __m512i count_bytes(__m512i x) {
@@ -20,8 +22,10 @@ inline __m512i sum_bytes(__m512i x) {  // the four bytes of each lane
     return _mm512_madd_epi16(_mm512_maddubs_epi16(x, _mm512_set1_epi8(1)), _mm512_set1_epi16(1));
 }
 
-// Two levels of carry-save adders: of four words only the bits that weigh four are counted.
-template <int STEP>
+// Two levels of carry-save adders: of four words only the bits that weigh four are counted. With S the running sum's
+// lowest bits and x1, x2 two products, S + x1 + x2 is S' = S ^ x1 ^ x2 and twice the carry t ? ~S' : S, where t = S ^ x1;
+// vpternlog makes t, S' and the carry in one instruction each, the products pixel ^ weight included.
+template <int STEP>  // 0: as the row says
 struct CarrySave {
     template <int P>
     static void run(const Row& row, int64_t x) {
@@ -30,17 +34,19 @@ struct CarrySave {
         const uint32_t* weights = row.weights;
         const int32_t* offsets = row.offsets;
         __m512i ones[P], twos[P], differing[P];
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p) ones[p] = twos[p] = differing[p] = _mm512_setzero_si512();
         int64_t term = 0;
         const int64_t fours = row.terms / 4 * 4;
         while (term < fours) {
             const int64_t end = fours - term > kTermsBeforeOverflow ? term + kTermsBeforeOverflow : fours;
             __m512i bytes[P];
+#pragma GCC unroll 16
             for (int p = 0; p < P; ++p) bytes[p] = _mm512_setzero_si512();
             for (; term < end; term += 4, weights += 4 * kLanes) {
                 const uint32_t* at[4];
                 for (int i = 0; i < 4; ++i) at[i] = pixels + offsets[term + i];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int p = 0; p < P; ++p) {
                     __m512i carry[2];
                     for (int i = 0; i < 2; ++i) {
@@ -57,8 +63,10 @@ struct CarrySave {
                     twos[p] = _mm512_ternarylogic_epi32(twos[p], carry[0], carry[1], kXor3);
                 }
             }
+#pragma GCC unroll 16
             for (int p = 0; p < P; ++p) differing[p] = _mm512_add_epi32(differing[p], sum_bytes(bytes[p]));
         }
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
             const __m512i two = count_bytes(twos[p]);
             const __m512i low = _mm512_add_epi8(_mm512_add_epi8(two, two), count_bytes(ones[p]));
@@ -66,12 +74,17 @@ struct CarrySave {
         }
         for (; term < row.terms; ++term, weights += kLanes) {
             const __m512i w = _mm512_loadu_si512(weights);
+#pragma GCC unroll 16
             for (int p = 0; p < P; ++p) {
                 const __m512i x1 = _mm512_xor_si512(w, broadcast(pixels + offsets[term] + p * step));
                 differing[p] = _mm512_add_epi32(differing[p], sum_bytes(count_bytes(x1)));
             }
         }
-        finish<P>(row, x, differing);
+        __m512i sum[P];
+        start<P>(row, x, sum);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) sum[p] = _mm512_sub_epi32(sum[p], differing[p]);
+        finish<P>(row, x, sum);
     }
 };
 

@@ -1,10 +1,4 @@
 // Kernels on 512-bit registers: one output channel a 32-bit lane. The file that includes this says how bits are counted.
-//
-// Two products at a time go through a carry-save adder: with S the running sum's lowest bits and x = pixel xor weight,
-//     t = S ^ x1    S' = t ^ x2    carry = t ? x2 : S = t ? ~S' : S
-// is S + x1 + x2 = S' + 2 * carry, bit by bit. vpternlog makes each of the three in one instruction, the products
-// included (t = S ^ pixel ^ weight), and only the carry is counted: 5 instructions for two words instead of the 6 of
-// twice xor, popcount and add.
 #pragma once
 
 #include <immintrin.h>
@@ -16,8 +10,6 @@ namespace edgefold {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int kXor3 = 0x96;
-constexpr int kCarry = 0x3a;  // of (t, S', S): t ? ~S' : S
 
 inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
 
@@ -27,45 +19,67 @@ inline __mmask16 negative(__m512 y) {  // of NaN, too
 
 inline __m512i broadcast(const uint32_t* word) { return _mm512_set1_epi32(static_cast<int>(*word)); }
 
+inline const int32_t* base_of(const Row& row, int64_t column) {
+    const int64_t behind = column - (row.width - row.right);
+    return column < row.left ? row.edges + column * kLanes
+           : behind >= 0     ? row.edges + (row.left + behind) * kLanes
+                             : row.interior;
+}
+
+// Half of the base, rounded down, for the pixels x .. x + P - 1: kernels subtract the bits that differ.
+template <int P>
+inline void start(const Row& row, int64_t x, __m512i (&sum)[P]) {
+    const __m512i interior = _mm512_srai_epi32(_mm512_loadu_si512(row.interior), 1);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) sum[p] = interior;
+    if (x >= row.left && x + P <= row.width - row.right) return;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) sum[p] = _mm512_srai_epi32(_mm512_loadu_si512(base_of(row, x + p)), 1);
+}
+
 // What stands behind the sums of the pixels x .. x + P - 1.
 template <int P>
-inline void finish(const Row& row, int64_t x, const __m512i (&differing)[P]) {
+inline void finish(const Row& row, int64_t x, __m512i (&sum)[P]) {
     const Epilogue& e = row.epilogue;
     const __mmask16 lanes = first_lanes(row.channels);
-    const __m512 scale = _mm512_maskz_loadu_ps(lanes, e.scale), bias = _mm512_maskz_loadu_ps(lanes, e.bias);
-    const bool inside = x >= row.left && x + P <= row.width - row.right;
-    __m512 y[P];
-    const __m512i interior = _mm512_loadu_si512(row.interior);
-    for (int p = 0; p < P; ++p) {
-        __m512i base = interior;
-        if (!inside) {
-            const int64_t column = x + p, behind = column - (row.width - row.right);
-            if (column < row.left)
-                base = _mm512_loadu_si512(row.edges + column * kLanes);
-            else if (behind >= 0)
-                base = _mm512_loadu_si512(row.edges + (row.left + behind) * kLanes);
+    __m512 scale = _mm512_loadu_ps(e.scale);
+    const __m512 bias = _mm512_loadu_ps(e.bias);
+    if (row.odd) {
+        const __m512i one = _mm512_set1_epi32(1);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+            const __m512i rest = _mm512_and_si512(_mm512_loadu_si512(base_of(row, x + p)), one);
+            sum[p] = _mm512_add_epi32(_mm512_add_epi32(sum[p], sum[p]), rest);
         }
-        const __m512i sum = _mm512_sub_epi32(base, _mm512_add_epi32(differing[p], differing[p]));
-        y[p] = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), bias);
+    } else {
+        scale = _mm512_add_ps(scale, scale);  // exact, and so is the product of twice the scale and half the sum
     }
+    __m512 y[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) y[p] = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[p]), scale), bias);
     const auto activate = [&](const float* slopes) {
-        const __m512 slope = _mm512_maskz_loadu_ps(lanes, slopes);
+        const __m512 slope = _mm512_loadu_ps(slopes);
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p)
             y[p] = _mm512_mask_mul_ps(y[p], _mm512_cmp_ps_mask(y[p], _mm512_setzero_ps(), _CMP_LT_OQ), y[p], slope);
     };
     if (e.slope != nullptr) activate(e.slope);
     if (row.residual != nullptr)
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p)
             y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(lanes, row.residual + (x + p) * row.pixel_stride));
     if (e.slope_after != nullptr) activate(e.slope_after);
     if (row.y != nullptr)
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p) _mm512_mask_storeu_ps(row.y + (x + p) * row.pixel_stride, lanes, y[p]);
     if (row.bits == nullptr) return;
     if (e.sign_scale != nullptr) {
-        const __m512 sign_scale = _mm512_maskz_loadu_ps(lanes, e.sign_scale);
-        const __m512 sign_bias = _mm512_maskz_loadu_ps(lanes, e.sign_bias);
+        const __m512 sign_scale = _mm512_loadu_ps(e.sign_scale);
+        const __m512 sign_bias = _mm512_loadu_ps(e.sign_bias);
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p) y[p] = _mm512_add_ps(_mm512_mul_ps(y[p], sign_scale), sign_bias);
     }
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
         const unsigned bits = static_cast<unsigned>(negative(y[p]) & lanes);
         uint8_t* at = row.bits + (x + p) * 4;

@@ -4,7 +4,7 @@
 namespace edgefold {
 namespace {
 
-inline uint32_t count(uint64_t x) { return static_cast<uint32_t>(__builtin_popcountll(x)); }
+inline uint64_t count(uint64_t x) { return static_cast<uint64_t>(__builtin_popcountll(x)); }
 
 }  // namespace
 

@@ -4,11 +4,11 @@
 namespace edgefold {
 namespace {
 
-inline uint32_t count_by_halves(uint64_t x) {
+inline uint64_t count_by_halves(uint64_t x) {
     x -= x >> 1 & 0x5555555555555555u;
     x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
     x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-    return static_cast<uint32_t>(x * 0x0101010101010101u >> 56);
+    return x * 0x0101010101010101u >> 56;
 }
 
 }  // namespace

@@ -12,52 +12,61 @@ constexpr int64_t kLanes = 8;
 
 inline bool negative(float x) { return !(x >= 0.0f); }  // of NaN, too
 
-inline void finish(const Row& row, int64_t x, const uint32_t (&differing)[kLanes], const int32_t* base) {
+// Step by step over all lanes, so that compilers make vector instructions of it; only the real lanes are read and written.
+inline void finish(const Row& row, int64_t x, const uint64_t (&differing)[kLanes], const int32_t* base) {
     const Epilogue& e = row.epilogue;
     const int64_t at = x * row.pixel_stride;
-    uint8_t bits = 0;
-    for (int64_t lane = 0; lane < row.channels; ++lane) {
-        float y = static_cast<float>(base[lane] - 2 * static_cast<int32_t>(differing[lane])) * e.scale[lane];
-        y = y + e.bias[lane];
-        if (e.slope != nullptr) y = y < 0.0f ? y * e.slope[lane] : y;
-        if (row.residual != nullptr) y = y + row.residual[at + lane];
-        if (e.slope_after != nullptr) y = y < 0.0f ? y * e.slope_after[lane] : y;
-        if (row.y != nullptr) row.y[at + lane] = y;
-        if (e.sign_scale != nullptr) {
-            y = y * e.sign_scale[lane];
-            y = y + e.sign_bias[lane];
-        }
-        bits = static_cast<uint8_t>(bits | (negative(y) ? 1u << lane : 0u));
+    float y[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+        y[lane] = static_cast<float>(base[lane] - 2 * static_cast<int32_t>(differing[lane])) * e.scale[lane];
+        y[lane] = y[lane] + e.bias[lane];
     }
-    if (row.bits != nullptr) row.bits[x * 4] = bits;
+    const auto activate = [&](const float* slope) {
+        for (int64_t lane = 0; lane < kLanes; ++lane) y[lane] = y[lane] < 0.0f ? y[lane] * slope[lane] : y[lane];
+    };
+    if (e.slope != nullptr) activate(e.slope);
+    if (row.residual != nullptr)
+        for (int64_t lane = 0; lane < row.channels; ++lane) y[lane] = y[lane] + row.residual[at + lane];
+    if (e.slope_after != nullptr) activate(e.slope_after);
+    if (row.y != nullptr) std::memcpy(row.y + at, y, static_cast<size_t>(row.channels) * sizeof(float));
+    if (row.bits == nullptr) return;
+    if (e.sign_scale != nullptr)
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+            y[lane] = y[lane] * e.sign_scale[lane];
+            y[lane] = y[lane] + e.sign_bias[lane];
+        }
+    unsigned bits = 0;
+    for (int64_t lane = 0; lane < row.channels; ++lane) bits |= negative(y[lane]) ? 1u << lane : 0u;
+    row.bits[x * 4] = static_cast<uint8_t>(bits);
 }
 
-template <uint32_t (*bit_count)(uint64_t)>
+template <uint64_t (*bit_count)(uint64_t)>
 void scalar_row(const Row& row) {
     const int64_t pairs = row.terms / 2;
     for (int64_t x = 0; x < row.width; ++x) {
         const uint32_t* pixel = row.pixels + x * row.step;
-        uint32_t differing[kLanes] = {};
-        for (int64_t pair = 0; pair < pairs; ++pair) {
+        const uint32_t* weights = row.weights;
+        uint64_t differing[kLanes] = {};
+        for (int64_t pair = 0; pair < pairs; ++pair, weights += 2 * kLanes) {
+            // As two words lie in the memory of a little-endian machine.
             const uint64_t low = pixel[row.offsets[2 * pair]], high = pixel[row.offsets[2 * pair + 1]];
             const uint64_t word = low | high << 32;
-            uint64_t weights[kLanes];
-            std::memcpy(weights, row.weights + pair * kLanes * 2, sizeof weights);
+#pragma GCC unroll 8
             for (int64_t lane = 0; lane < kLanes; ++lane) {
-                // The order of the two halves in memory does not matter where the machine is little-endian.
-                differing[lane] += bit_count(word ^ weights[lane]);
+                uint64_t w;
+                std::memcpy(&w, weights + 2 * lane, sizeof w);
+                differing[lane] += bit_count(word ^ w);
             }
         }
         if (row.terms % 2 != 0) {
             const uint64_t word = pixel[row.offsets[row.terms - 1]];
-            const uint32_t* weights = row.weights + (row.terms - 1) * kLanes;
             for (int64_t lane = 0; lane < kLanes; ++lane) differing[lane] += bit_count(word ^ weights[lane]);
         }
-        const int32_t* base = x < row.left ? row.edges + x * kLanes
-                              : x < row.width - row.right
-                                  ? row.interior
-                                  : row.edges + (row.left + x - (row.width - row.right)) * kLanes;
-        finish(row, x, differing, base);
+        const int64_t behind = x - (row.width - row.right);
+        finish(row, x, differing,
+               x < row.left  ? row.edges + x * kLanes
+               : behind >= 0 ? row.edges + (row.left + behind) * kLanes
+                             : row.interior);
     }
 }
 

@@ -32,6 +32,7 @@ struct Row {
     const int32_t* edges;
     int64_t left;
     int64_t right;
+    bool odd;  // whether a base may be an odd number
 
     Epilogue epilogue;      // already at the block's first channel; readable for all lanes
     int64_t channels;       // how many of the lanes are real

@@ -46,7 +46,7 @@ Taps taps_inside(int64_t position, int64_t stride, int64_t before, int64_t dilat
 
 // Grows and never shrinks, so that the steady state allocates nothing.
 template <typename T>
-T* scratch(std::vector<T>& buffer, int64_t size) {
+T* scratch(Lines<T>& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
     return buffer.data();
 }
@@ -89,7 +89,7 @@ Layer::Layer(const Geometry& geometry, const uint32_t* weights, const Channelwis
     const int64_t outputs = geometry_.outputs / geometry_.groups;
     for (int step = 0; step < 6; ++step) {
         if (steps[step]->empty()) continue;
-        std::vector<float>& padded = channelwise_[step];
+        Lines<float>& padded = channelwise_[step];
         padded.resize(static_cast<size_t>(blocks() * lanes));
         for (int64_t block = 0; block < blocks(); ++block) {
             const int64_t within = block % blocks_per_group_ * lanes;
@@ -202,6 +202,7 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
     job.edges = bases + lanes;
     job.left = image.left;
     job.right = image.right;
+    job.odd = g.channels / g.groups % 2 != 0;
     const auto step = [&](int i) {
         return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes;
     };
@@ -223,7 +224,7 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
 
 void Layer::run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
                      int64_t end_block) const {
-    static thread_local std::vector<int32_t> buffer;
+    static thread_local Lines<int32_t> buffer;
     const Geometry& g = geometry_;
     const int64_t lanes = kernels_.lanes, size = image.columns_with_base() * lanes;
     const auto taps = [&](int64_t row) {
@@ -274,9 +275,9 @@ void Layer::run_image(const Image& image, const ParallelFor& parallel_for) const
 
 void Layer::run(const uint32_t* bits, int64_t batch, int64_t height, int64_t width, const float* residual, float* y,
                 uint32_t* out_bits, const ParallelFor& parallel_for) const {
-    static thread_local std::vector<uint32_t> padded_buffer;
-    static thread_local std::vector<int32_t> offset_buffer;
-    static thread_local std::vector<float> y_buffer;
+    static thread_local Lines<uint32_t> padded_buffer;
+    static thread_local Lines<int32_t> offset_buffer;
+    static thread_local Lines<float> y_buffer;
     const Geometry& g = geometry_;
     const int64_t words = g.input_words();
     const bool padded = g.top != 0 || g.left != 0 || g.bottom != 0 || g.right != 0;

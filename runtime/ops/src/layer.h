@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "kernels.h"
@@ -9,6 +10,25 @@
 namespace edgefold {
 
 constexpr int64_t kWordBits = 32;
+
+// Memory on cache lines: a vector that lies across two of them takes twice as long to load.
+template <typename T>
+struct OnCacheLines {
+    using value_type = T;
+    static constexpr std::align_val_t kLine{64};
+
+    OnCacheLines() = default;
+    template <typename U>
+    OnCacheLines(const OnCacheLines<U>&) {}
+
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+    void deallocate(T* memory, size_t) { ::operator delete(memory, kLine); }
+    friend bool operator==(const OnCacheLines&, const OnCacheLines&) { return true; }
+    friend bool operator!=(const OnCacheLines&, const OnCacheLines&) { return false; }
+};
+
+template <typename T>
+using Lines = std::vector<T, OnCacheLines<T>>;
 
 // Words that `channels` channels in `groups` groups take: groups never share a word.
 constexpr int64_t words_of(int64_t channels, int64_t groups) {
@@ -86,10 +106,10 @@ class Layer {
     int64_t blocks_per_group_;       // blocks of `lanes` output channels
     int64_t group_words_;            // words of one group in one pixel
     int64_t terms_;                  // words that one output reads
-    std::vector<uint32_t> weights_;  // [block][terms][lanes], or paired
-    std::vector<int32_t> taps_;      // [block][kernel height + 1][kernel width + 1][lanes], sums over taps before
-    std::vector<int32_t> ones_;      // [block][lanes], twice the weights' set bits
-    std::vector<float> channelwise_[6];  // [block][lanes] each, empty where the step is left out
+    Lines<uint32_t> weights_;  // [block][terms][lanes], or paired
+    Lines<int32_t> taps_;      // [block][kernel height + 1][kernel width + 1][lanes], sums over taps before
+    Lines<int32_t> ones_;      // [block][lanes], twice the weights' set bits
+    Lines<float> channelwise_[6];  // [block][lanes] each, empty where the step is left out
     std::vector<float> sign_[2];         // [outputs], for signs that are not made block by block
     bool blocks_lie_on_bytes_;
 };
