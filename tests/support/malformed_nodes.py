@@ -214,7 +214,7 @@ def huge_dimensions(node: Node, rng: np.random.Generator) -> bool:
     if array.ndim == 0:
         return False
     shape = [int(rng.choice([1, 2, 1 << 20, 1 << 30, 1 << 40])) if rng.random() < 0.6 else n for n in array.shape]
-    while np.prod([float(size) for size in shape]) * 8 >= 2.0**63:
+    while np.prod([float(max(size, 1)) for size in shape]) * 8 >= 2.0**63:
         shape[int(np.argmax(shape))] = 1
     shape[int(rng.integers(len(shape)))] = 0
     node.inputs["X"] = np.zeros(shape, array.dtype)
