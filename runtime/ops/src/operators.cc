@@ -3,7 +3,6 @@
 #include "operators.h"
 
 #include <algorithm>
-#include <climits>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -26,7 +25,7 @@ using ort::Value;
 // Integer sums must be exact as float32.
 constexpr int64_t kMostProducts = int64_t{1} << 24;
 constexpr int64_t kMostElements = int64_t{1} << 40;
-constexpr int64_t kMostOffset = INT32_MAX;  // offsets of words are 32 bits wide
+constexpr int64_t kMostWords = int64_t{1} << 28;  // 1 GiB of one image with its padding; offsets are 32 bits wide
 
 class Invalid : public std::runtime_error {
    public:
@@ -409,10 +408,12 @@ class BinaryConv : public BinaryLayer {
         const Tensor x = bits(context, 4);
         const Geometry& g = geometry();
         const int64_t batch = x.sizes[0], height = x.sizes[1], width = x.sizes[3];
+        // An image without pixels would cost its sender nothing, and here as much as its padding.
+        if (height < 1 || width < 1) refuse("X is " + text_of(x.sizes) + "; expected at least one pixel an image");
         // Before the output's size, which is computed from sums of these.
-        if (height > kMostOffset || width > kMostOffset) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (height > kMostWords || width > kMostWords) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const int64_t padded = times(times(height + g.top + g.bottom, g.input_words()), width + g.left + g.right);
-        if (padded > kMostOffset) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (padded > kMostWords) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const int64_t rows = g.output_height(height), columns = g.output_width(width);
         if (rows < 1 || columns < 1)
             refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
@@ -437,7 +438,7 @@ class BinaryGemm : public BinaryLayer {
         const Tensor x = bits(context, 2);
         const Geometry& g = geometry();
         const int64_t batch = x.sizes[0], words = g.input_words(), out_words = g.output_words();
-        if (times(batch, words) > kMostOffset) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (times(batch, words) > kMostWords) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const std::vector<int64_t> sizes{batch, g.outputs};
         const float* added = residual(context, sizes);
         auto* y = static_cast<float*>(output(api_, context, 0, sizes));
