@@ -107,7 +107,7 @@ int main(int arguments, char** argument) {
         const std::vector<float> ones(static_cast<size_t>(g.outputs), 1.0f);
         edgefold::Channelwise c;
         c.scale = c.bias = ones;
-        auto layer = std::make_shared<edgefold::Layer>(g, weights.data(), c, *kernels);
+        auto layer = std::make_shared<edgefold::BinaryLayer>(g, weights.data(), c, *kernels);
         auto bits = std::make_shared<std::vector<uint32_t>>(words(shape.side * shape.side * g.input_words()));
         auto y = std::make_shared<edgefold::Lines<float>>(
             static_cast<size_t>(shape.side * shape.side * g.outputs));

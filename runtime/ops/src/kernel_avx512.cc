@@ -30,7 +30,7 @@ struct CarrySave {
     template <int P>
     static void run(const Row& row, int64_t x) {
         const int64_t step = STEP == 0 ? row.step : STEP;
-        const uint32_t* pixels = row.pixels + x * step;
+        const uint32_t* pixels = static_cast<const uint32_t*>(row.cells) + x * step;
         const uint32_t* weights = row.weights;
         const int32_t* offsets = row.offsets;
         __m512i ones[P], twos[P], differing[P];
@@ -88,7 +88,11 @@ struct CarrySave {
     }
 };
 
-void row(const Row& row) {
+struct Dot {
+    static __m512i add(__m512i sum, __m512i w, __m512i x) { return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x)); }
+};
+
+void binary_row(const Row& row) {
     if (row.step == 1) return in_blocks<kPixels, CarrySave<1>>(row);
     if (row.step == 2) return in_blocks<kPixels, CarrySave<2>>(row);
     in_blocks<4, CarrySave<0>>(row);
@@ -97,6 +101,6 @@ void row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512;
-const Kernels kAvx512 = {"avx512", kLanes, false, row, avx512_binarize};
+const Kernels kAvx512 = {"avx512", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_binarize, snap, pool};
 
 }  // namespace edgefold
