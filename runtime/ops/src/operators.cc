@@ -3,7 +3,6 @@
 #include "operators.h"
 
 #include <algorithm>
-#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
@@ -182,10 +181,12 @@ class LayerOp {
     void convolve(Context* context, const Tensor& x, int64_t height, int64_t width, int64_t depth) const {
         const Geometry& g = geometry();
         const int64_t batch = x.sizes[0];
+        // An image without pixels would cost its sender nothing, and here as much as its padding.
+        if (height < 1 || width < 1) refuse("X is " + text_of(x.sizes) + "; expected at least one pixel an image");
         // Before the output's size, which is computed from sums of these.
-        if (height > kMostOffset || width > kMostOffset) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (height > kMostCells || width > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const int64_t padded = times(times(height + g.top + g.bottom, depth), width + g.left + g.right);
-        if (padded >= kMostOffset) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (padded > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const int64_t rows = g.output_height(height), columns = g.output_width(width);
         if (rows < 1 || columns < 1)
             refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
@@ -273,7 +274,7 @@ class BinaryGemm : public BinaryOp {
         const Tensor x = bits(context, 2);
         const Geometry& g = geometry();
         const int64_t batch = x.sizes[0], words = g.input_words(), out_words = g.output_words();
-        if (times(batch, words) > kMostOffset) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (times(batch, words) > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const std::vector<int64_t> sizes{batch, g.outputs};
         const float* added = residual(context, sizes);
         auto* y = static_cast<float*>(output(api_, context, 0, sizes));
@@ -382,7 +383,7 @@ class PoolOp {
         const Tensor x = tensor_of(api_, value, ort::kFloat, "X");
         if (x.sizes.size() != 4 || x.sizes[1] < 1 || x.sizes[2] < 1 || x.sizes[3] < 1)
             refuse("X is " + text_of(x.sizes) + "; expected [N, H, W, C]");
-        if (x.sizes[1] > kMostOffset || x.sizes[2] > kMostOffset)
+        if (x.sizes[1] > kMostCells || x.sizes[2] > kMostCells)
             refuse("X is " + text_of(x.sizes) + ", which is too large");
         Geometry g;
         g.kernel_height = global_ ? x.sizes[1] : window_[0];
