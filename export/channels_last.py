@@ -70,6 +70,9 @@ def channels_last_form(
     graph: OnnxGraph, node: Node, inputs: Mapping[str, str], output: str, constant: Constant
 ) -> list[Node]:
     """Return `node` for channels last, as nodes that make `output`. inputs: what its inputs are called in that form."""
+    if node.operator == "PRelu" and node.inputs[1] in graph.constants:
+        slope = constant(node.inputs[1], constant_channels_last(graph.constants[node.inputs[1]]))
+        return prelu(inputs[node.inputs[0]], slope, graph.constants[node.inputs[1]], output)
     if node.operator in ELEMENTWISE:
         names = [
             constant(name, constant_channels_last(graph.constants[name])) if name in graph.constants else inputs[name]
@@ -101,6 +104,16 @@ def constant_channels_last(array: np.ndarray) -> np.ndarray:
     while moved.ndim > 1 and moved.shape[0] == 1:
         moved = moved[0]
     return np.ascontiguousarray(moved)
+
+
+def prelu(x: str, slope: str, slopes: np.ndarray, output: str) -> list[Node]:
+    """Return `x < 0 ? x * slope : x` as nodes. With slopes up to 1 it is the larger one of the two, just as exactly.
+
+    ONNX Runtime takes three times as long for a PRelu whose slopes lie along the last axis.
+    """
+    if not (slopes <= 1).all():
+        return [Node("PRelu", [x, slope], [output])]
+    return [Node("Mul", [x, slope], [f"{output}_steep"]), Node("Max", [x, f"{output}_steep"], [output])]
 
 
 def _slice(graph: OnnxGraph, node: Node, x: str, output: str, constant: Constant) -> Node:

@@ -72,9 +72,7 @@ def _run_once(graph: DeployableGraph, example: Tensor) -> None:
         ) from error
 
 
-def _traced(
-    graph: nn.Module, outputs: Iterable[str], example: Tensor, signature: InputSignature
-) -> onnx.ModelProto:
+def _traced(graph: nn.Module, outputs: Iterable[str], example: Tensor, signature: InputSignature) -> onnx.ModelProto:
     try:
         with _quiet():
             program = torch.onnx.export(

@@ -17,7 +17,7 @@ import onnx
 from export.binary_layers import BinaryLayer, SignSource, find_binary_layers
 from export.channels_last import TO_FIRST, TO_LAST, channels_last_form, has_channels_last_form, is_pointwise
 from export.onnx_graph import Node, OnnxGraph, Shape, model_from_parts, without_unread
-from export.pool_first import pool_before_affine
+from export.rewrites import merge_slices, pool_before_affine
 from runtime.errors import ExportError
 
 DOMAIN, VERSION = "edgefold", 1
@@ -85,6 +85,7 @@ def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool) -> Dr
     """
     graph = OnnxGraph(onnx.load_model_from_string(model))
     pool_before_affine(graph)
+    merge_slices(graph)
     draft = Draft(graph, layers=find_binary_layers(graph, strict=strict))
     _require_all(graph, draft.layers, layers)
     _Writer(draft).write()

@@ -18,8 +18,11 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from export.channels_last import prelu
 from export.onnx_graph import Node
 from export.to_packed import DOMAIN, Draft, packed_draft, unused_name
+
+GATHERED = 128  # channels from which gathering pixels is faster than slicing images
 
 _POSITIVE, _NEITHER, _NEGATIVE = 2, 1, 0
 
@@ -58,9 +61,13 @@ class _Expansion:
         sums = self._convolved(node, inputs) if node.operator == "BinaryConv" else self._multiplied(node, inputs)
         y = self._add("Cast", [sums], node, to=onnx.TensorProto.FLOAT)
         steps = [("Mul", inputs[2]), ("Add", inputs[3]), ("PRelu", inputs[4]), ("Add", inputs[5]), ("PRelu", inputs[6])]
-        steps = [(operator, operand) for operator, operand in steps if operand]
         for operator, operand in steps:
-            y = self._add(operator, [y, operand], node)
+            if operator == "PRelu" and operand:
+                output = self._unused(f"{node.outputs[0]}.PRelu")
+                self.nodes += prelu(y, operand, self.draft.constants[operand], output)
+                y = output
+            elif operand:
+                y = self._add(operator, [y, operand], node)
         self.nodes[-1].outputs[0] = node.outputs[0]  # what the last one makes is the layer's
         self._signs(node.outputs[0], inputs[7], inputs[8], node.outputs[1])
 
@@ -78,6 +85,10 @@ class _Expansion:
     def _convolved(self, node: Node, inputs: list[str]) -> str:
         weight, group = self.draft.weights[node.outputs[0]], node.attributes["group"]
         outputs, channels, height, width = weight.shape
+        if group == 1 and channels >= GATHERED and height * width > 1:
+            table = weight.transpose(2, 3, 1, 0).reshape(-1, outputs)  # (taps * C, outputs)
+            x = self._gathered(node, inputs[0], channels, height, width)
+            return self._product(x, self.draft.constant(f"{node.outputs[0]}.weight", table), node)
         taps = self._taps(node, self._padded(node, inputs[0]), height, width)
         table = weight.reshape(group, outputs // group, channels, height * width).transpose(0, 3, 2, 1)
         table = table.reshape(group, height * width * channels, outputs // group)  # (G, taps * C/G, outputs / G)
@@ -93,6 +104,28 @@ class _Expansion:
         product = self._product(x, self.draft.constant(name, table), node)  # (N, H, G, W, outputs / G)
         product = self._add("Transpose", [product], node, perm=(0, 1, 3, 2, 4))
         return self._add("Reshape", [product, self.draft.constant("joined", np.array([0, 0, 0, outputs]))], node)
+
+    def _gathered(self, node: Node, x: str, channels: int, height: int, width: int) -> str:
+        """Return the taps of the kernel side by side, (N, H, W, taps * C), gathered pixel by pixel.
+
+        Pixels of an image lie in a row then, and behind the last one there is one more, that of the padding.
+        """
+        rows, columns = self._size(node)
+        _, (_, high, _, wide) = self.draft.shapes[x]
+        (top, left, _, _), (down, right) = node.attributes["pads"], node.attributes["strides"]
+        below, beside = node.attributes["dilations"]
+        i = (np.arange(rows) * down - top)[:, None] + np.arange(height) * below  # (rows, height)
+        j = (np.arange(columns) * right - left)[:, None] + np.arange(width) * beside  # (columns, width)
+        i, j = i[:, None, :, None], j[None, :, None, :]
+        inside = (i >= 0) & (i < high) & (j >= 0) & (j < wide)
+        pixels = np.where(inside, i * wide + j, high * wide).reshape(-1).astype(np.int32)
+        constant = self.draft.constant
+        x = self._add("Reshape", [x, constant("pixels", np.array([0, high * wide, channels]))], node)
+        outside = self._number("outside", _NEITHER + node.attributes["pad_value"])
+        x = self._add("Pad", [x, constant("pads", np.array([0, 0, 0, 0, 1, 0])), outside], node)
+        x = self._add("Gather", [x, constant("taps", pixels)], node, axis=1)
+        shape = np.array([0, rows, columns, height * width * channels])
+        return self._add("Reshape", [x, constant("image", shape)], node)
 
     def _padded(self, node: Node, x: str) -> str:
         top, left, bottom, right = node.attributes["pads"]
@@ -118,6 +151,7 @@ class _Expansion:
         return taps
 
     def _size(self, node: Node) -> tuple[int, int]:
+        """Return height and width of what a convolution gives."""
         _, (_, height, width, _) = self.draft.shapes[node.outputs[0]]
         return int(height or 0), int(width or 0)
 
@@ -131,7 +165,11 @@ class _Expansion:
         return self._make(operator, inputs, node.outputs[0], **attributes)
 
     def _make(self, operator: str, inputs: list[str], near: str, **attributes: object) -> str:
-        name = unused_name(f"{near}.{operator}", self.names)
-        self.names[name] = None
+        name = self._unused(f"{near}.{operator}")
         self.nodes.append(Node(operator, inputs, [name], dict(attributes)))
+        return name
+
+    def _unused(self, name: str) -> str:
+        name = unused_name(name, self.names)
+        self.names[name] = None
         return name

@@ -122,7 +122,15 @@ class Fixed8Conv2d(nn.Module):
     """A real convolution whose sums are exact in any order: inputs and weights on grids of powers of two."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1, seed: int = 0
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         generator = generator_of(seed)
