@@ -318,6 +318,7 @@ def check(recipes: tuple[str, ...], as_json: bool) -> None:
     """
     from compress import terminal
     from compress.library import find_recipe, shipped_recipes
+    from compress.recipe_warnings import warnings_of
     from compress.variants import load_variants
 
     paths = [find_recipe(name) for name in recipes] or list(shipped_recipes().values())
@@ -331,12 +332,13 @@ def check(recipes: tuple[str, ...], as_json: bool) -> None:
                     "recipe": str(path),
                     "stages": len(variants[0].recipe.stages),
                     "runs": len(variants),
+                    "warnings": list(warnings_of(variants)),
                     "error": None,
                 }
             )
         except EdgefoldError as error:
             errors.append(error)
-            results.append({"recipe": str(path), "stages": None, "runs": None, "error": error.message})
+            results.append({"recipe": str(path), "stages": None, "runs": None, "warnings": [], "error": error.message})
     terminal.print_check(results, as_json)
     if errors:
         raise UsageError("\n".join(error.message for error in errors))
@@ -443,11 +445,15 @@ def _prepare(
 ) -> tuple[tuple[Plan, ...], Settings]:
     from compress.library import find_recipe
     from compress.pipeline import plans_of
+    from compress.recipe_warnings import warnings_of
     from compress.stages import Settings
     from compress.variants import Selection
 
     settings = Settings(runs, data_root, device, checkpoint_every, quick)
-    return plans_of(find_recipe(recipe), data_root, Selection(seeds, variants, scale)), settings
+    plans = plans_of(find_recipe(recipe), data_root, Selection(seeds, variants, scale))
+    for warning in warnings_of([plan.variant for plan in plans]):
+        click.echo(f"warning: {warning}", err=True)
+    return plans, settings
 
 
 def _run(recipe: str, until: Step, as_json: bool, *, stage: str | None = None, **options: Any) -> None:

@@ -10,6 +10,9 @@ import platform
 import shutil
 from typing import Any
 
+from runtime import custom_ops
+from runtime.errors import EdgefoldError
+
 # (import name, distribution, what it is for, how to get it)
 PACKAGES = (
     ("torch", "torch", "training and export", "pip install 'edgefold[train]'"),
@@ -36,7 +39,7 @@ def examine() -> list[dict[str, Any]]:
         _finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}", "")
     ]
     findings += [_package(*package) for package in PACKAGES]
-    findings += [*_engines(), *_devices(), _data_root()]
+    findings += [*_engines(), _custom_ops(), *_devices(), _data_root()]
     return findings
 
 
@@ -71,6 +74,16 @@ def _engines() -> list[dict[str, Any]]:
         ]
     usable = "CPUExecutionProvider" in providers
     return [_finding("engine onnxruntime", usable, ", ".join(providers), "pip install --force-reinstall onnxruntime")]
+
+
+def _custom_ops() -> dict[str, Any]:
+    what = "custom ops (packed binary models)"
+    remedy = "install CMake and a C++17 compiler, then edgefold again: runtime/ops/README.md"
+    try:
+        found = f"{custom_ops.instruction_set()}, {custom_ops.library_path()}"
+    except EdgefoldError as error:
+        return _finding(what, False, error.message, remedy)
+    return _finding(what, True, found, remedy)
 
 
 def _devices() -> list[dict[str, Any]]:

@@ -76,6 +76,28 @@ def test_curves(stages: Mapping[str, Records]) -> str:
     return _curves("test-curve", accuracies, ylabel="test accuracy, %", yscale="linear") if accuracies else ""
 
 
+def flip_curves(stages: Mapping[str, Records]) -> str:
+    """Share of the binary weights whose sign turned over in an epoch, one line a stage that has any; "" without."""
+    flips = _of_binary_layers(stages, lambda binary: 100 * binary["flipped"], "flipped")
+    return _curves("flips", flips, ylabel="signs turned over, %", yscale="linear") if flips else ""
+
+
+def dead_channel_curves(stages: Mapping[str, Records]) -> str:
+    """Share of the channels before a sign that have one sign only, one line a stage that has any; "" without."""
+    dead = _of_binary_layers(stages, lambda binary: 100 * binary["dead_channels"] / binary["channels"], "channels")
+    return _curves("dead-channels", dead, ylabel="dead channels, %", yscale="linear") if dead else ""
+
+
+def _of_binary_layers(
+    stages: Mapping[str, Records], value: Callable[[Mapping[str, float]], float], needs: str
+) -> dict[str, list[float]]:
+    return {
+        name: [value(record["binary"]) for record in records]
+        for name, records in stages.items()
+        if needs in records[0].get("binary", {})
+    }
+
+
 def _curves(figure_name: str, lines: Mapping[str, Sequence[float]], *, ylabel: str, yscale: str) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()

@@ -16,21 +16,28 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSpec(Spec):
-    """`decay: weights` leaves biases and norm parameters (one-dimensional ones) without weight decay."""
+    """`decay: weights` leaves biases and norm parameters (one-dimensional ones) without weight decay.
+
+    It also spares latent weights, of which a binary layer deploys the signs (`compress.layers.latent_weights`).
+    """
 
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     decay: Literal["all", "weights"] = "all"
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter], latent: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+        """Return the optimizer of `parameters`, of which `latent` are latent weights."""
         raise NotImplementedError(f"{type(self).__name__} must define build")
 
-    def _groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, object]]:
-        parameters = list(parameters)
+    def decays_latent(self) -> bool:
+        return self.weight_decay > 0 and self.decay == "all"
+
+    def _groups(self, parameters: Iterable[nn.Parameter], latent: Iterable[nn.Parameter]) -> list[dict[str, object]]:
+        parameters, spared = list(parameters), set(latent)
         if self.decay == "all":
             return [{"params": parameters, "weight_decay": self.weight_decay}]
-        weights = [p for p in parameters if p.ndim > 1]
-        rest = [p for p in parameters if p.ndim <= 1]
+        weights = [p for p in parameters if p.ndim > 1 and p not in spared]
+        rest = [p for p in parameters if p.ndim <= 1 or p in spared]
         return [{"params": weights, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
@@ -41,9 +48,10 @@ class SGDSpec(OptimizerSpec):
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter], latent: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+        groups = self._groups(parameters, latent)
         nesterov = self.nesterov and self.momentum > 0
-        return torch.optim.SGD(self._groups(parameters), lr=self.lr, momentum=self.momentum, nesterov=nesterov)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=nesterov)
 
 
 # From here on, in numbers of one tensor, Adam's temporaries fall out of the cache: on one core of an EPYC a step of a
@@ -63,13 +71,13 @@ class AdamSpec(OptimizerSpec):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(**self._options(parameters))
+    def build(self, parameters: Iterable[nn.Parameter], latent: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+        return torch.optim.Adam(**self._options(parameters, latent))
 
-    def _options(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+    def _options(self, parameters: Iterable[nn.Parameter], latent: Iterable[nn.Parameter]) -> dict[str, Any]:
         parameters = list(parameters)
         return {
-            "params": self._groups(parameters),
+            "params": self._groups(parameters, latent),
             "lr": self.lr,
             "betas": self.betas,
             "eps": self.eps,
@@ -82,8 +90,8 @@ class AdamWSpec(AdamSpec):
 
     weight_decay: float = Field(1e-2, ge=0)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(**self._options(parameters))
+    def build(self, parameters: Iterable[nn.Parameter], latent: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(**self._options(parameters, latent))
 
 
 OPTIMIZERS: dict[str, type[OptimizerSpec]] = {"sgd": SGDSpec, "adam": AdamSpec, "adamw": AdamWSpec}

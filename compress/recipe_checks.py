@@ -214,7 +214,7 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
         if problem is not None:
             yield ("stages", name, "objective", i), f"{term.kind}: {problem}", ""
     source = recipe.stages.get(stage.init_from or "")
-    if source and (source.model, source.subclasses) != (stage.model, stage.subclasses):
+    if source and not (stage.model.takes_weights_of(source.model) and source.subclasses == stage.subclasses):
         yield (
             ("stages", name, "init_from"),
             f"'{stage.init_from}' has another model or head, so its weights do not fit",

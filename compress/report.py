@@ -96,6 +96,12 @@ def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
     if curves := figures.test_curves(logs):
         caption = "Noted after each epoch because the recipe asks for it (test_curve); nothing is chosen by it."
         plots.append(Plot("Test accuracy by epoch", curves, caption))
+    if flips := figures.flip_curves(logs):
+        caption = "Latent weights whose sign is another at an epoch's end than at its beginning; settled ones stay."
+        plots.append(Plot("Signs that turned over", flips, caption))
+    if dead := figures.dead_channel_curves(logs):
+        caption = "Channels whose sign is the same at every position of 256 training rows, and so tells nothing."
+        plots.append(Plot("Dead channels", dead, caption))
     plots += [plot for name in _formats(run) if (plot := _confusion_plot(run, name))]
     return plots
 

@@ -158,6 +158,7 @@ class Stages:
         metrics = {
             "epoch": trained.epoch,
             "parameters": stage.parameters,
+            **{name: value for name, value in trained.records[-1].items() if name == "binary"},
             **self._metrics(stage, trained.model, teacher),
         }
         return self.store.save(stage.key, trained.model.state_dict(), resolved=stage.resolved, metrics=metrics)

@@ -280,6 +280,8 @@ def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         click.echo(json.dumps(list(results), indent=2))
         return
     for result in results:
+        for warning in result["warnings"]:
+            click.echo(f"warning: {result['recipe']}: {warning}", err=True)
         if result["error"] is None:
             click.echo(
                 f"{result['recipe']}: ok, {result['stages']} stages, {result['runs']} run{'s'[: result['runs'] != 1]}"

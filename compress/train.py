@@ -26,6 +26,8 @@ from compress.checkpoint import (
 from compress.datasets import Dataset
 from compress.datasets.augment import Augment, in_decoding, of_batches
 from compress.evaluate import predict, score
+from compress.layers.latent import latent_weights
+from compress.layers.watch import BinaryWatch
 from compress.loss_sums import LossSums, NotFiniteError
 from compress.models import Classifier, Output
 from compress.objectives import Objective, Preparation
@@ -40,6 +42,8 @@ from runtime.files import write_atomically, write_json
 
 # Views of augmented rows (mirrored or not: 2) that a teacher sees once for all epochs; a run has more epochs than that.
 MOST_VIEWS = 4
+# Training rows, as they are, on which channels of binary layers are looked at after each epoch.
+WATCHED_ROWS = 256
 # How many steps' losses wait to be summed up and looked at.
 STEPS_BETWEEN_CHECKS = 64
 
@@ -116,7 +120,8 @@ class Trainer:
         self.teacher = TeacherOutputs(teacher, self.objective.needs)
         # A frozen part of a model is not the optimizer's: no step, no decay, no state.
         parameters = [p for p in (*self.model.parameters(), *self.objective.parameters()) if p.requires_grad]
-        self.optimizer = self.settings.optimizer.build(parameters)
+        self.optimizer = self.settings.optimizer.build(parameters, latent_weights(self.model))
+        self.watch = BinaryWatch(self.model)
         self.parameters = parameters
         self.position = _Position()
         self.losses = self._loss_sums()
@@ -148,6 +153,7 @@ class Trainer:
         position, batch = self.position, self.settings.batch_size
         order = epoch_order(len(self.train_rows), seed=self.stage.seed, epoch=position.epoch, device=self.device)
         self.model.train()
+        self.watch.begin_epoch(position.epoch / self.settings.epochs, resumed=position.step > 0)
         started, seconds_before = time.monotonic(), position.epoch_seconds
         left = order.split(batch)[position.step : self.steps]
         cut = self.crop.in_epoch(seed=self.stage.seed, epoch=position.epoch) if self.crop else None
@@ -306,6 +312,7 @@ class Trainer:
                 "test_accuracy": self._accuracy(self.test_rows) if self.test_rows is not None else None,
                 "seconds": round(position.epoch_seconds, 3),
                 "rows_per_s": round(position.rows / max(position.epoch_seconds, 1e-9), 1),
+                **self.watch.end_epoch(self._watched()),
             }
         )
         self._report(accuracy, ended=True)
@@ -321,6 +328,12 @@ class Trainer:
         self._write_log()
         if self._checkpoint_is_due():
             self._save_checkpoint()
+
+    def _watched(self) -> Tensor | None:
+        """Return the inputs on which the watch looks at channels, None where it has none to look at."""
+        if not self.watch.signed:
+            return None
+        return self._inputs(torch.arange(min(WATCHED_ROWS, len(self.train_rows)), device=self.device))
 
     def _accuracy(self, rows: Rows) -> float:
         logits = predict(self.model, self.preprocess, rows)
@@ -357,6 +370,7 @@ class Trainer:
             **with_prefix("objective", self.objective.state_dict()),
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
             **with_prefix("best", self.best),
+            **with_prefix("signs", self.watch.signs),
             "random.cpu": torch.get_rng_state(),
             "random.augment": self.augment_generator.get_state(),
         }
@@ -379,6 +393,7 @@ class Trainer:
         self.objective.load_state_dict(without_prefix("objective", tensors))
         restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         self.best = {name: value.to(self.device) for name, value in without_prefix("best", tensors).items()}
+        self.watch.signs = {name: value.to(self.device) for name, value in without_prefix("signs", tensors).items()}
         torch.set_rng_state(tensors["random.cpu"])
         self.augment_generator.set_state(tensors["random.augment"])
         if self.device.type == "cuda" and "random.cuda" in tensors:

@@ -38,8 +38,8 @@ def onnx_from_graph(graph: DeployableGraph, signature: InputSignature, *, metada
     Input `input`: (batch, *signature.shape), of the signature's dtype; (batch, length) where its length is dynamic.
     Outputs: `logits` float32 (batch, C) and, where the graph has it, `subclass_probabilities` float32 (batch, C*S).
     `metadata` becomes the model's metadata_props, sorted by key. The graph is exported in evaluation mode and its modes
-    are put back; its layers that have `for_export` are replaced in a copy (`export.layers`). Raises ExportError with the
-    cause in one line.
+    are put back; its layers that have `for_export` are replaced in a copy (`export.layers`). Raises ExportError with
+    the cause in one line.
     """
     _require_text(metadata)
     example = torch.zeros(

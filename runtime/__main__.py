@@ -123,6 +123,13 @@ def classify(options: argparse.Namespace) -> None:
     _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
 
 
+def ops(options: argparse.Namespace) -> None:
+    from runtime.custom_ops import instruction_set, library_path
+
+    document = {"kind": "ops", "library": str(library_path()), "instruction_set": instruction_set()}
+    _finish(document, lambda: f"{document['library']}\n{document['instruction_set']}", options)
+
+
 def _lines_of_stdin() -> list[str]:
     """Return one text a line, an empty line too, so that the answers stand in the order of the lines."""
     return [line.rstrip("\r\n") for line in sys.stdin]
@@ -170,11 +177,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m runtime bench bundle --threads 4 --output bench.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect,classify}", required=True)
+    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect,classify,ops}", required=True)
     _add_bench(verbs)
     _add_accuracy(verbs)
     _add_inspect(verbs)
     _add_classify(verbs)
+    _add_ops(verbs)
     return parser
 
 
@@ -240,8 +248,24 @@ def _add_classify(verbs: Any) -> None:
     _add_output_options(verb, None)
 
 
+def _add_ops(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        ops,
+        "Load the custom operators of packed binary models, and show their library and instruction set.",
+        "python -m runtime ops\n  EDGEFOLD_ISA=scalar python -m runtime ops",
+        takes_bundle=False,
+    )
+    _add_output_options(verb, None)
+
+
 def _add_verb(
-    verbs: Any, function: Callable[[argparse.Namespace], None], sentence: str, example: str
+    verbs: Any,
+    function: Callable[[argparse.Namespace], None],
+    sentence: str,
+    example: str,
+    *,
+    takes_bundle: bool = True,
 ) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         function.__name__,
@@ -251,7 +275,8 @@ def _add_verb(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.set_defaults(verb=function)
-    verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle folder: it holds manifest.json")
+    if takes_bundle:
+        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle folder: it holds manifest.json")
     return verb
 
 

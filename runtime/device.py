@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runtime.custom_ops import loaded_instruction_set
+
 T = TypeVar("T")
 
 ROOT = Path("/")
@@ -22,7 +24,8 @@ _ENGINES = ("numpy", "onnxruntime", "tensorrt", "openvino")
 
 @dataclass(frozen=True)
 class Environment:
-    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores."""
+    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores, `custom_ops`
+    the instruction set of the custom operators, where this process has loaded them."""
 
     system: str | None
     machine: str | None
@@ -37,6 +40,7 @@ class Environment:
     container: str | None
     python: str
     packages: dict[str, str]
+    custom_ops: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return _present(asdict(self))
@@ -74,6 +78,7 @@ def read_environment(root: Path = ROOT) -> Environment:
         container=_attempt(lambda: _container(root)),
         python=platform.python_version(),
         packages=_loaded_packages(),
+        custom_ops=_attempt(loaded_instruction_set),
     )
 
 

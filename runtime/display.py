@@ -146,6 +146,8 @@ def _machine(environment: Mapping[str, Any]) -> str:
         parts.append(f"limited to {environment['cpu_limit']:g} cores")
     if "governors" in environment:
         parts.append(f"governor {'/'.join(environment['governors'])}")
+    if "custom_ops" in environment:
+        parts.append(f"custom operators {environment['custom_ops']}")
     return ", ".join(parts)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from compress.models.alexnet import AlexNetSpec
 from compress.models.bag_mlp import BagMLPSpec
 from compress.models.base import Classifier, ModelSpec, Output, Shapes, image_shape, parameter_count, shapes_of
+from compress.models.binary_cnn import BinaryCNNSpec
+from compress.models.binary_resnet import BinaryResNetSpec
 from compress.models.embedding_mlp import EmbeddingMLPSpec
 from compress.models.encoder import EncoderSpec
 from compress.models.imagenet_resnet import ImageNetResNetSpec
@@ -25,6 +27,8 @@ from compress.models.wrn import WideResNetSpec
 MODELS: dict[str, type[ModelSpec]] = {
     "alexnet": AlexNetSpec,
     "bag_mlp": BagMLPSpec,
+    "binary_cnn": BinaryCNNSpec,
+    "binary_resnet": BinaryResNetSpec,
     "embedding_mlp": EmbeddingMLPSpec,
     "encoder": EncoderSpec,
     "imagenet_resnet": ImageNetResNetSpec,

@@ -82,6 +82,10 @@ class ModelSpec(Spec):
     def load_pretrained(self, model: Classifier) -> None:
         """Put published weights into a model that `build` made and that is to be trained; most families have none."""
 
+    def takes_weights_of(self, other: ModelSpec) -> bool:
+        """Return whether a model of `other` has the parameters of this one, so that a stage can start from it."""
+        return self == other
+
     def outside(self) -> Hashable:
         """Return the state of what decides the model's form beside its options: files, packages. Most have none."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.models.base import ModelSpec, model_input, once_a_model
+from compress.units import count
 from export.graph import InputSignature
 
+# Of a layer that does not say its bits by `mac_bits` and `weight_bits`, as those of `compress.layers` do.
 FULL_PRECISION_BITS = 32
 
 
@@ -21,7 +23,8 @@ FULL_PRECISION_BITS = 32
 class LayerProfile:
     """One layer with parameters of its own.
 
-    output_shape: without the batch axis. macs: multiply-accumulates for one input row, by the bits of the factors.
+    output_shape: without the batch axis. macs: multiply-accumulates for one input row, by the bits of the larger
+    factor: of 1 bit only where weight and activation are.
     """
 
     name: str
@@ -35,7 +38,8 @@ class LayerProfile:
 class Profile:
     """A model's layers in the order in which they first run, and their sums.
 
-    bytes: of the parameters, by data type (`float32`). macs: of Conv2d and Linear layers, for one input row, by the
+    bytes: of the parameters, by data type (`float32`), or by bits where a layer deploys its weights in fewer (`1 bit`:
+    the same eight to a byte). macs: of Conv2d and Linear layers, for one input row, by the
     bits of the factors. As in the published counts, biases, norms, activations, poolings and sums are left out; so
     are the gathers of an Embedding, which multiply nothing. notes: what a reader of the sums should be told.
     """
@@ -122,11 +126,13 @@ def profile_of_module(model: nn.Module, x: Tensor) -> Profile:
                 kind=type(module).__name__,
                 output_shape=ran.get(module, ()),
                 parameters=sum(parameter.numel() for parameter in own),
-                macs={FULL_PRECISION_BITS: macs[module]} if macs[module] else {},
+                macs={getattr(module, "mac_bits", FULL_PRECISION_BITS): macs[module]} if macs[module] else {},
             )
         )
     return Profile(
-        tuple(layers), _bytes(model), _notes(holders, any("Attention" in type(module).__name__ for module in named))
+        tuple(layers),
+        _bytes(model),
+        _notes(holders, any("Attention" in type(module).__name__ for module in named), layers),
     )
 
 
@@ -141,13 +147,25 @@ def _macs(module: nn.Module, output_shape: tuple[int, ...]) -> int:
 
 def _bytes(model: nn.Module) -> dict[str, int]:
     total = Counter[str]()
+    layers: Any = [module for module in model.modules() if hasattr(module, "weight_bits")]
+    few: dict[Tensor, int] = {layer.weight: layer.weight_bits for layer in layers}
     for parameter in model.parameters():
-        total[str(parameter.dtype).removeprefix("torch.")] += parameter.numel() * parameter.element_size()
+        bits = few.get(parameter, FULL_PRECISION_BITS)
+        if bits < FULL_PRECISION_BITS:
+            total[f"{bits} bit"] += -(-parameter.numel() * bits // 8)
+        else:
+            total[str(parameter.dtype).removeprefix("torch.")] += parameter.numel() * parameter.element_size()
     return dict(total)
 
 
-def _notes(layers: list[nn.Module], attends: bool) -> tuple[str, ...]:
+def _notes(layers: list[nn.Module], attends: bool, profiles: Sequence[LayerProfile]) -> tuple[str, ...]:
     notes = []
+    macs = Counter[int]()
+    for profile in profiles:
+        macs.update(profile.macs)
+    if macs.keys() - {FULL_PRECISION_BITS}:
+        shares = ", ".join(f"{count(number)} of {bits} bit" for bits, number in sorted(macs.items()))
+        notes.append(f"MACs by the bits of the larger factor: {shares}")
     if any(isinstance(layer, nn.Embedding) for layer in layers):
         notes.append("gathers of embedding rows, and their sum, count as 0 MACs")
     if attends:

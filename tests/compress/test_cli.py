@@ -340,6 +340,15 @@ def test_doctor_says_how_to_get_what_is_missing(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'edgefold[train]'" in invoke("doctor").stdout
 
 
+def test_doctor_says_which_custom_operators_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    what = "custom ops (packed binary models)"
+    monkeypatch.setenv("EDGEFOLD_OPS_LIBRARY", str(tmp_path / "none.so"))
+    finding = next(each for each in json.loads(invoke("doctor", "--json").stdout) if each["what"] == what)
+    assert finding["usable"] is False
+    assert "none.so', which is no file" in finding["found"]
+    assert "C++17 compiler" in finding["remedy"]
+
+
 # What goes wrong
 
 

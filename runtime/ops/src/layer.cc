@@ -1,0 +1,348 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace edgefold {
+namespace {
+
+// Beyond this, the weights of all blocks do not stay in the first-level cache while a row is computed.
+constexpr int64_t kWeightBytesOfARow = 16 * 1024;
+
+// Enough that threads share evenly, and each worth handing over.
+constexpr int64_t kMostTiles = 8;
+constexpr int64_t kLeastTermsOfATile = 16 * 1024;
+
+int64_t output_size(int64_t size, int64_t before, int64_t behind, int64_t kernel, int64_t dilation, int64_t stride) {
+    const int64_t room = size + before + behind - (dilation * (kernel - 1) + 1);
+    return room < 0 ? 0 : room / stride + 1;
+}
+
+int bit_count(uint32_t word) {
+    int count = 0;
+    for (; word != 0; word &= word - 1) ++count;
+    return count;
+}
+
+// The bits of word `word` of a group of `channels` channels that stand for channels.
+uint32_t mask_of(int64_t channels, int64_t word) {
+    const int64_t left = channels - word * kWordBits;
+    return left >= kWordBits ? ~uint32_t{0} : (uint32_t{1} << left) - 1;
+}
+
+// The taps [first, end) of a kernel that lie inside the image where output `position` is computed.
+struct Taps {
+    int64_t first;
+    int64_t end;
+    bool operator!=(const Taps& other) const { return first != other.first || end != other.end; }
+};
+
+Taps taps_inside(int64_t position, int64_t stride, int64_t before, int64_t dilation, int64_t kernel, int64_t size) {
+    const int64_t start = position * stride - before;  // where tap 0 lies
+    const int64_t first = start >= 0 ? 0 : std::min(kernel, (-start + dilation - 1) / dilation);
+    const int64_t end = start >= size ? first : std::min(kernel, (size - 1 - start) / dilation + 1);
+    return {first, std::max(first, end)};
+}
+
+// Grows and never shrinks, so that the steady state allocates nothing.
+template <typename T>
+T* scratch(Lines<T>& buffer, int64_t size) {
+    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
+    return buffer.data();
+}
+
+}  // namespace
+
+int64_t Geometry::output_height(int64_t height) const {
+    return output_size(height, top, bottom, kernel_height, dilation_y, stride_y);
+}
+
+int64_t Geometry::output_width(int64_t width) const {
+    return output_size(width, left, right, kernel_width, dilation_x, stride_x);
+}
+
+// What all rows of one image have in common.
+struct Layer::Image {
+    const uint32_t* pixels;  // padded, [row][words][padded width]
+    int64_t padded_width;
+    int64_t height, width;
+    int64_t rows, columns;  // of the output
+    int64_t left, right;    // columns at either side whose taps are not all inside
+    const int32_t* offsets;
+    const float* residual;
+    float* y;
+    uint32_t* bits;
+
+    int64_t columns_with_base() const { return 1 + left + right; }
+};
+
+Layer::Layer(const Geometry& geometry, const uint32_t* weights, const Channelwise& channelwise, const Kernels& kernels)
+    : geometry_(geometry),
+      kernels_(kernels),
+      blocks_per_group_((geometry.outputs / geometry.groups + kernels.lanes - 1) / kernels.lanes),
+      group_words_(geometry.input_words() / geometry.groups),
+      terms_(geometry.kernel_height * geometry.kernel_width * group_words_) {
+    pack_weights(weights);
+    const std::vector<float>* steps[] = {&channelwise.scale,       &channelwise.bias,       &channelwise.slope,
+                                         &channelwise.slope_after, &channelwise.sign_scale, &channelwise.sign_bias};
+    const int64_t lanes = kernels_.lanes;
+    const int64_t outputs = geometry_.outputs / geometry_.groups;
+    for (int step = 0; step < 6; ++step) {
+        if (steps[step]->empty()) continue;
+        Lines<float>& padded = channelwise_[step];
+        padded.resize(static_cast<size_t>(blocks() * lanes));
+        for (int64_t block = 0; block < blocks(); ++block) {
+            const int64_t within = block % blocks_per_group_ * lanes;
+            std::copy_n(steps[step]->data() + first_channel(block), std::min(lanes, outputs - within),
+                        padded.data() + block * lanes);
+        }
+    }
+    sign_[0] = channelwise.sign_scale;
+    sign_[1] = channelwise.sign_bias;
+    blocks_lie_on_bytes_ = blocks_lie_on_bytes();
+}
+
+int64_t Layer::first_channel(int64_t block) const {
+    return block / blocks_per_group_ * (geometry_.outputs / geometry_.groups) +
+           block % blocks_per_group_ * kernels_.lanes;
+}
+
+void Layer::pack_weights(const uint32_t* weights) {
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes, outputs = g.outputs / g.groups, channels = g.channels / g.groups;
+    const int64_t taps_high = g.kernel_height + 1, taps_wide = g.kernel_width + 1;
+    weights_.assign(static_cast<size_t>(blocks() * terms_ * lanes), 0);
+    taps_.assign(static_cast<size_t>(blocks() * taps_high * taps_wide * lanes), 0);
+    ones_.assign(static_cast<size_t>(blocks() * lanes), 0);
+    for (int64_t block = 0; block < blocks(); ++block) {
+        const int64_t within = block % blocks_per_group_ * lanes;
+        for (int64_t lane = 0; lane < std::min(lanes, outputs - within); ++lane) {
+            const uint32_t* own = weights + (first_channel(block) + lane) * terms_;
+            int32_t* sums = taps_.data() + block * taps_high * taps_wide * lanes + lane;
+            for (int64_t ky = 0; ky < g.kernel_height; ++ky)
+                for (int64_t kx = 0; kx < g.kernel_width; ++kx) {
+                    int set = 0;
+                    for (int64_t word = 0; word < group_words_; ++word) {
+                        const uint32_t bits = own[(ky * g.kernel_width + kx) * group_words_ + word] &
+                                              mask_of(channels, word);
+                        set += bit_count(bits);
+                        const int64_t term = (ky * group_words_ + word) * g.kernel_width + kx;  // as in `offsets`
+                        const bool paired = kernels_.paired && term < terms_ / 2 * 2;
+                        const int64_t place =
+                            paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
+                        weights_[static_cast<size_t>(block * terms_ * lanes + place)] = bits;
+                    }
+                    ones_[static_cast<size_t>(block * lanes + lane)] += 2 * set;
+                    // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of them.
+                    const auto at = [&](int64_t y, int64_t x) -> int32_t& {
+                        return sums[(y * taps_wide + x) * lanes];
+                    };
+                    at(ky + 1, kx + 1) = static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) -
+                                         at(ky, kx);
+                }
+        }
+    }
+}
+
+// Whether every block begins on a byte of a word of the output's signs and stays in that word.
+bool Layer::blocks_lie_on_bytes() const {
+    const int64_t per_group = geometry_.outputs / geometry_.out_groups;
+    const int64_t outputs = geometry_.outputs / geometry_.groups;
+    for (int64_t block = 0; block < blocks(); ++block) {
+        const int64_t count = std::min(kernels_.lanes, outputs - block % blocks_per_group_ * kernels_.lanes);
+        const int64_t within = first_channel(block) % per_group;
+        if (within % 8 != 0 || within % kWordBits + count > kWordBits || within + count > per_group) return false;
+        // A block that is not whole bytes may only be a group's last, or it would clear its neighbour's bits.
+        if (count % 8 != 0 && within + count != per_group) return false;
+    }
+    return true;
+}
+
+// The integer sum is base - 2 * (bits that differ), where taps outside the image hold zero bits. With inside(w) the sum
+// over the taps inside of channels - 2 * (set bits of the weights), and all(w) the set bits of all weights, the taps
+// outside differ in as many bits as their weights have set: base = inside + 2 * all. Any other padding is a number.
+void Layer::bases_of(const Image& image, int64_t block, int64_t top, int64_t bottom, int32_t* bases) const {
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes;
+    const int32_t* ones = ones_.data() + block * lanes;
+    if (g.pad_value != 0) {
+        const int64_t all = g.channels / g.groups * g.kernel_height * g.kernel_width;
+        std::fill_n(bases, lanes, static_cast<int32_t>(all));
+        return;
+    }
+    const int64_t wide = g.kernel_width + 1;
+    const int32_t* sums = taps_.data() + block * (g.kernel_height + 1) * wide * lanes;
+    const auto fill = [&](const Taps& taps, int32_t* base) {
+        const int32_t* a = sums + (bottom * wide + taps.end) * lanes;
+        const int32_t* b = sums + (top * wide + taps.end) * lanes;
+        const int32_t* c = sums + (bottom * wide + taps.first) * lanes;
+        const int32_t* d = sums + (top * wide + taps.first) * lanes;
+        for (int64_t lane = 0; lane < lanes; ++lane) base[lane] = ones[lane] + a[lane] - b[lane] - c[lane] + d[lane];
+    };
+    fill({0, g.kernel_width}, bases);
+    for (int64_t i = 0; i < image.left + image.right; ++i) {
+        const int64_t column = i < image.left ? i : image.columns - image.right + (i - image.left);
+        fill(taps_inside(column, g.stride_x, g.left, g.dilation_x, g.kernel_width, image.width),
+             bases + (1 + i) * lanes);
+    }
+}
+
+void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const {
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes, words = g.input_words(), channel = first_channel(block);
+    Row job;
+    job.pixels = image.pixels + (row * g.stride_y * words + block / blocks_per_group_ * group_words_) *
+                                    image.padded_width;
+    job.offsets = image.offsets;
+    job.weights = weights_.data() + block * terms_ * lanes;
+    job.terms = terms_;
+    job.step = g.stride_x;
+    job.width = image.columns;
+    job.interior = bases;
+    job.edges = bases + lanes;
+    job.left = image.left;
+    job.right = image.right;
+    job.odd = g.channels / g.groups % 2 != 0;
+    const auto step = [&](int i) {
+        return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes;
+    };
+    job.epilogue = {step(0), step(1), step(2), step(3), step(4), step(5)};
+    job.channels = std::min(lanes, g.outputs / g.groups - block % blocks_per_group_ * lanes);
+    job.pixel_stride = g.outputs;
+    const int64_t first = row * image.columns * g.outputs + channel;
+    job.residual = image.residual == nullptr ? nullptr : image.residual + first;
+    job.y = image.y == nullptr ? nullptr : image.y + first;
+    job.bits = nullptr;
+    if (image.bits != nullptr) {
+        const int64_t per_group = g.outputs / g.out_groups, within = channel % per_group;
+        const int64_t word = channel / per_group * (g.output_words() / g.out_groups) + within / kWordBits;
+        uint32_t* first_word = image.bits + (row * g.output_words() + word) * image.columns;
+        job.bits = reinterpret_cast<uint8_t*>(first_word) + within % kWordBits / 8;
+    }
+    kernels_.row(job);
+}
+
+void Layer::run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
+                     int64_t end_block) const {
+    static thread_local Lines<int32_t> buffer;
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes, size = image.columns_with_base() * lanes;
+    const auto taps = [&](int64_t row) {
+        return taps_inside(row, g.stride_y, g.top, g.dilation_y, g.kernel_height, image.height);
+    };
+    const auto run = [&](int64_t from_block, int64_t to_block) {
+        int32_t* bases = scratch(buffer, (to_block - from_block) * size);
+        Taps last{-1, -1};
+        for (int64_t row = first_row; row < end_row; ++row) {
+            if (const Taps now = taps(row); now != last) {
+                for (int64_t block = from_block; block < to_block; ++block)
+                    bases_of(image, block, now.first, now.end, bases + (block - from_block) * size);
+                last = now;
+            }
+            for (int64_t block = from_block; block < to_block; ++block)
+                run_row(image, row, block, bases + (block - from_block) * size);
+        }
+    };
+    // A row through all blocks writes whole pixels; but its weights must be read again for every row.
+    if (terms_ * lanes * 4 * (end_block - first_block) <= kWeightBytesOfARow) return run(first_block, end_block);
+    for (int64_t block = first_block; block < end_block; ++block) run(block, block + 1);
+}
+
+void Layer::run_image(const Image& image, const ParallelFor& parallel_for) const {
+    struct Tiles {
+        const Layer* layer;
+        const Image* image;
+        int64_t by_rows, by_blocks;
+    };
+    const int64_t work = image.rows * image.columns * blocks() * terms_;
+    const int64_t wanted = std::clamp(work / kLeastTermsOfATile, int64_t{1}, kMostTiles);
+    Tiles tiles{this, &image, 1, 1};
+    if (terms_ * kernels_.lanes * 4 * blocks() > kWeightBytesOfARow && blocks() >= wanted) {
+        tiles.by_blocks = wanted;
+    } else {
+        tiles.by_rows = std::min(wanted, image.rows);
+        tiles.by_blocks = std::min((wanted + tiles.by_rows - 1) / tiles.by_rows, blocks());
+    }
+    const auto body = [](void* data, size_t i) {
+        const Tiles& t = *static_cast<const Tiles*>(data);
+        const int64_t row = static_cast<int64_t>(i) / t.by_blocks, block = static_cast<int64_t>(i) % t.by_blocks;
+        const int64_t rows = t.image->rows, blocks = t.layer->blocks();
+        t.layer->run_tile(*t.image, row * rows / t.by_rows, (row + 1) * rows / t.by_rows,
+                          block * blocks / t.by_blocks, (block + 1) * blocks / t.by_blocks);
+    };
+    parallel_for(body, static_cast<size_t>(tiles.by_rows * tiles.by_blocks), &tiles);
+}
+
+void Layer::run(const uint32_t* bits, int64_t batch, int64_t height, int64_t width, const float* residual, float* y,
+                uint32_t* out_bits, const ParallelFor& parallel_for) const {
+    static thread_local Lines<uint32_t> padded_buffer;
+    static thread_local Lines<int32_t> offset_buffer;
+    static thread_local Lines<float> y_buffer;
+    const Geometry& g = geometry_;
+    const int64_t words = g.input_words();
+    const bool padded = g.top != 0 || g.left != 0 || g.bottom != 0 || g.right != 0;
+    const int64_t padded_height = height + g.top + g.bottom, padded_width = width + g.left + g.right;
+
+    Image image;
+    image.padded_width = padded_width;
+    image.height = height;
+    image.width = width;
+    image.rows = g.output_height(height);
+    image.columns = g.output_width(width);
+    if (batch == 0 || image.rows == 0 || image.columns == 0) return;
+    image.left = image.right = 0;
+    if (g.pad_value == 0) {
+        // All taps are inside from the first column that is not before the image to the last that does not leave it.
+        const int64_t reach = (g.kernel_width - 1) * g.dilation_x;
+        const int64_t first = (g.left + g.stride_x - 1) / g.stride_x;
+        const int64_t last = width + g.left - 1 - reach;
+        const int64_t end = last < 0 ? 0 : std::min(image.columns, last / g.stride_x + 1);
+        image.left = end > first ? first : image.columns;
+        image.right = end > first ? image.columns - end : 0;
+    }
+    int32_t* offsets = scratch(offset_buffer, terms_);
+    image.offsets = offsets;
+    for (int64_t ky = 0; ky < g.kernel_height; ++ky)
+        for (int64_t word = 0; word < group_words_; ++word)
+            for (int64_t kx = 0; kx < g.kernel_width; ++kx)
+                *offsets++ = static_cast<int32_t>((ky * g.dilation_y * words + word) * padded_width +
+                                                  kx * g.dilation_x);
+
+    const int64_t out_pixels = image.rows * image.columns, out_words = g.output_words();
+    const bool straight = out_bits == nullptr || blocks_lie_on_bytes_;
+    if (straight && out_bits != nullptr && g.outputs / g.out_groups % kWordBits != 0)
+        std::memset(out_bits, 0, static_cast<size_t>(batch * out_words * out_pixels) * sizeof(uint32_t));
+    uint32_t* canvas = nullptr;
+    if (padded) {
+        canvas = scratch(padded_buffer, padded_height * words * padded_width);
+        std::fill_n(canvas, padded_height * words * padded_width, 0u);
+        if (g.pad_value < 0) {
+            const int64_t channels = g.channels / g.groups;
+            for (int64_t line = 0; line < padded_height * words; ++line)
+                std::fill_n(canvas + line * padded_width, padded_width,
+                            mask_of(channels, line % words % group_words_));
+        }
+    }
+    for (int64_t n = 0; n < batch; ++n) {
+        const uint32_t* own = bits + n * height * words * width;
+        if (padded)
+            for (int64_t line = 0; line < height * words; ++line)
+                std::memcpy(canvas + (g.top * words + line) * padded_width + g.left, own + line * width,
+                            static_cast<size_t>(width) * sizeof(uint32_t));
+        image.pixels = padded ? canvas : own;
+        image.residual = residual == nullptr ? nullptr : residual + n * out_pixels * g.outputs;
+        image.bits = out_bits != nullptr && straight ? out_bits + n * out_words * out_pixels : nullptr;
+        image.y = y != nullptr     ? y + n * out_pixels * g.outputs
+                  : straight       ? nullptr
+                                   : scratch(y_buffer, out_pixels * g.outputs);
+        run_image(image, parallel_for);
+        if (straight) continue;
+        for (int64_t row = 0; row < image.rows; ++row) {
+            const auto step = [&](int i) { return sign_[i].empty() ? nullptr : sign_[i].data(); };
+            kernels_.binarize({image.y + row * image.columns * g.outputs, image.columns, g.outputs, g.out_groups,
+                               step(0), step(1), out_bits + (n * image.rows + row) * out_words * image.columns});
+        }
+    }
+}
+
+}  // namespace edgefold

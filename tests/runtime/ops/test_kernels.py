@@ -1,0 +1,32 @@
+"""The C++ tests of the kernels, plain and under the sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import ops_builds
+import pytest
+
+SANITIZERS = ("address,undefined", "thread")
+
+
+def test_layers_and_threads_equal_naive_loops_on_every_instruction_set() -> None:
+    tests = ops_builds.build("ops-tests", ops_builds.OPS, "-DEDGEFOLD_OPS_TESTS=ON") / "tests"
+    done = ops_builds.run(tests / "test_layers", 300, 3)
+    assert done.stdout.startswith("300 cases equal on ")
+    assert done.stdout.split()[-1] == "portable"
+    ops_builds.run(tests / "test_threads", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_kernels_are_clean_under_the_sanitizers(sanitizer: str) -> None:
+    name = f"ops-{sanitizer.replace(',', '-')}"
+    options = ["-DEDGEFOLD_OPS_TESTS=ON", f"-DEDGEFOLD_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    tests = ops_builds.build(name, ops_builds.OPS, *options) / "tests"
+    cases = int(os.environ.get("EDGEFOLD_LAYER_CASES", "60"))
+    for command in ([tests / "test_layers", str(cases), "5"], [tests / "test_threads", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
