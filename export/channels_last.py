@@ -1,7 +1,7 @@
 """Operations of a graph on (N, C, H, W) as they are on (N, H, W, C).
 
-Inside a binary stage all activations are channels last, so that no transposes stand between its nodes. An operation that
-has no such form is left as it is, between transposes.
+Inside a binary stage all activations are channels last, so that no transposes stand between its nodes. An operation
+that has no such form is left as it is, between transposes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from export.onnx_graph import Node, OnnxGraph
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _AXIS = {old: new for new, old in enumerate(TO_LAST)}  # where an axis of (N, C, H, W) lies afterwards
 
-ELEMENTWISE = frozenset(
-    "Abs Add And Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity "
-    "LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign "
-    "Sin Softplus Softsign Sqrt Sub Sum Tanh Where Xor".split()
-)
+# fmt: off
+ELEMENTWISE = frozenset((
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
+    "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
+    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
+    "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "Where", "Xor",
+))
+# fmt: on
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 _POOLS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
@@ -28,7 +31,7 @@ Constant = Callable[[str, np.ndarray], str]
 
 
 def has_channels_last_form(graph: OnnxGraph, node: Node) -> bool:
-    """Whether `channels_last_form` gives something: the first input and the output have four axes, or the pool's none."""
+    """Whether `channels_last_form` gives something for `node`."""
     moving = [name for name in node.inputs if name and name not in graph.constants]
     if node.domain or not moving or graph.rank(node.outputs[0]) is None:
         return False

@@ -116,7 +116,7 @@ def merge_slices(graph: OnnxGraph) -> None:
 
 
 def _bounds(graph: OnnxGraph, node: Node) -> tuple[np.ndarray, ...] | None:
-    """Return starts, ends, axes and steps of a Slice whose axes are counted from the front; None where one is unknown."""
+    """Return starts, ends, axes and steps of a Slice whose axes count from the front; None where one is unknown."""
     starts, ends, axes, steps = (graph.constant(node, place) for place in range(1, 5))
     absent = [place for place in (3, 4) if len(node.inputs) <= place or not node.inputs[place]]
     if (

@@ -1,9 +1,10 @@
 """A simulated binary graph as the packed one: weights and activations of one bit, by the operators of `runtime/ops`.
 
-What torch exports of a binary student is a simulation: signs as floats, convolutions of ±1 weights in float32, with their
-scales and batch norms around them. Here every binary layer with its surroundings becomes one `edgefold::BinaryConv` or
-`BinaryGemm`, activations between them are channels last, and where only signs go on, only bits do. The arithmetic is the
-simulation's own, operation for operation, so that results are equal and not merely close.
+What torch exports of a binary student is a simulation: signs as floats, convolutions of ±1 weights in float32, with
+their scales and batch norms around them. Here every binary layer with its surroundings becomes one
+`edgefold::BinaryConv` or `BinaryGemm`, activations between them are channels last, and where only signs go on, only
+bits do. The arithmetic is the simulation's own, operation for operation, so that results are equal and not merely
+close.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _FEW = 256  # weights that are not worth two more nodes
 class Draft:
     """A graph that is being written.
 
-    shapes: element type and shape of what the packed operators give. weights: those of a layer, as ±1, by its first output.
+    shapes: element type and shape of what the packed operators give. weights: those of a layer, as ±1, by its first
+    output.
     """
 
     source: OnnxGraph
@@ -325,7 +327,8 @@ class _Writer:
 
 
 def steps_of(weight: np.ndarray) -> np.ndarray | None:
-    """Return powers of two, one per output, of which `weight` holds multiples from -127 to 127; None where there are none.
+    """Return powers of two, one per output, of which `weight` holds multiples from -127 to 127; None where there are
+    none.
 
     weight: (outputs, ...), or a matrix (inputs, outputs). The result is broadcast with it.
     """

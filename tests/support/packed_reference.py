@@ -84,7 +84,7 @@ class Binarize(OpRun):
 class BinaryGemm(OpRun):
     op_domain = "edgefold"
 
-    def _run(  # noqa: PLR0913 - the operator's inputs
+    def _run(
         self,
         x: Any,
         w: Any,
