@@ -8,6 +8,7 @@ what lies between: a factor and a summand per channel, an activation with slopes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,12 @@ from runtime.errors import ExportError
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 # What may stand between signs and a layer that reads them: moved values are still signs.
-_MOVES = ("Pad", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Concat", "Split")
-_MOVES += ("Gather", "Expand", "MaxPool", "Cast")
+# fmt: off
+_MOVES = frozenset((
+    "Pad", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Concat", "Split", "Gather",
+    "Expand", "MaxPool", "Cast",
+))
+# fmt: on
 _COMPARISONS = ("GreaterOrEqual", "Greater", "LessOrEqual", "Less")
 
 
@@ -43,8 +48,9 @@ class BinaryLayer:
     """One binary layer. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
 
     value: what the layer gives with everything that is fused, by its name in the simulated graph; last: the node there
-    that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the magnitude
-    of the weights as well, which is exact for powers of two; with another one the simulation's own sums are rounded.
+    that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the
+    magnitude of the weights as well, which is exact for powers of two; with another one the simulation's own sums are
+    rounded.
     """
 
     name: str
@@ -224,8 +230,8 @@ def _read_convolution(layer: BinaryLayer, node: Node) -> None:
     layer.pads = (int(top), int(left), int(bottom), int(right))
 
 
-def _pair(values: object) -> tuple[int, int]:
-    first, second = values  # type: ignore[misc]
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    first, second = values
     return int(first), int(second)
 
 

@@ -1,9 +1,10 @@
 """A simulated binary graph as the packed one: weights and activations of one bit, by the operators of `runtime/ops`.
 
-What torch exports of a binary student is a simulation: signs as floats, convolutions of ±1 weights in float32, with their
-scales and batch norms around them. Here every binary layer with its surroundings becomes one `edgefold::BinaryConv` or
-`BinaryGemm`, activations between them are channels last, and where only signs go on, only bits do. The arithmetic is the
-simulation's own, operation for operation, so that results are equal and not merely close.
+What torch exports of a binary student is a simulation: signs as floats, convolutions of ±1 weights in float32, with
+their scales and batch norms around them. Here every binary layer with its surroundings becomes one
+`edgefold::BinaryConv` or `BinaryGemm`, activations between them are channels last, and where only signs go on, only
+bits do. The arithmetic is the simulation's own, operation for operation, so that results are equal and not merely
+close.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnx
 from export.binary_layers import BinaryLayer, SignSource, find_binary_layers
 from export.channels_last import TO_FIRST, TO_LAST, channels_last_form, has_channels_last_form, is_pointwise
 from export.onnx_graph import Node, OnnxGraph, Shape, model_from_parts, without_unread
-from export.pool_first import pool_before_affine
+from export.rewrites import merge_slices, pool_before_affine
 from runtime.errors import ExportError
 
 DOMAIN, VERSION = "edgefold", 1
@@ -33,7 +34,8 @@ _FEW = 256  # weights that are not worth two more nodes
 class Draft:
     """A graph that is being written.
 
-    shapes: element type and shape of what the packed operators give. weights: those of a layer, as ±1, by its first output.
+    shapes: element type and shape of what the packed operators give. weights: those of a layer, as ±1, by its first
+    output.
     """
 
     source: OnnxGraph
@@ -85,6 +87,7 @@ def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool) -> Dr
     """
     graph = OnnxGraph(onnx.load_model_from_string(model))
     pool_before_affine(graph)
+    merge_slices(graph)
     draft = Draft(graph, layers=find_binary_layers(graph, strict=strict))
     _require_all(graph, draft.layers, layers)
     _Writer(draft).write()
@@ -324,7 +327,8 @@ class _Writer:
 
 
 def steps_of(weight: np.ndarray) -> np.ndarray | None:
-    """Return powers of two, one per output, of which `weight` holds multiples from -127 to 127; None where there are none.
+    """Return powers of two, one per output, of which `weight` holds multiples from -127 to 127; None where there are
+    none.
 
     weight: (outputs, ...), or a matrix (inputs, outputs). The result is broadcast with it.
     """

@@ -1,9 +1,4 @@
-"""A max pool before the batch norm and the activation in front of it: the same numbers from a quarter of the work.
-
-Rounding never turns an order around, so `max(x) * a + b` is `max(x * a + b)` to the bit where `a` is not negative. Where
-it is, the convolution before it gives -x, just as exactly, and the factor is -a. After this the pool stands between the
-convolution and the factor, which an engine then cannot fold into the weights.
-"""
+"""Rewrites of a graph that spare work and change no bit of its results."""
 
 from __future__ import annotations
 
@@ -14,7 +9,12 @@ from export.onnx_graph import Node, OnnxGraph
 
 
 def pool_before_affine(graph: OnnxGraph) -> None:
-    """Do that wherever a real convolution, its affine map, monotone activations and a max pool follow one another."""
+    """Put max pools before the batch norm and the activation of the real convolution in front of them.
+
+    Rounding never turns an order around, so `max(x) * a + b` is `max(x * a + b)` to the bit where `a` is not negative.
+    Where it is, the convolution gives -x, just as exactly, and the factor is -a. It is a quarter of the work, and the
+    pool then stands between the convolution and a factor that an engine could fold into its weights.
+    """
     binary = products_of_signs(graph)
     for pool in [node for node in graph.nodes if node.operator == "MaxPool"]:
         chain = _chain_before(graph, pool)
@@ -96,3 +96,36 @@ def _replace(graph: OnnxGraph, node: Node, position: int, value: np.ndarray) -> 
         name = f"{name}_{node.outputs[0]}"
     graph.constants[name] = value
     node.inputs[position] = name
+
+
+def merge_slices(graph: OnnxGraph) -> None:
+    """Cut once where a graph cuts along one axis and then along another: nothing is copied that is cut away."""
+    for node in [node for node in graph.nodes if node.operator == "Slice"]:
+        before = graph.made_by(node.inputs[0], "Slice")
+        if before is None or graph.is_output(before.outputs[0]):
+            continue
+        if any(each.operator != "Slice" for each in graph.consumers(before.outputs[0])):
+            continue
+        bounds, inner = _bounds(graph, before), _bounds(graph, node)
+        if bounds is None or inner is None or set(bounds[2]) & set(inner[2]):
+            continue
+        names = [f"{node.outputs[0]}_{part}" for part in ("starts", "ends", "axes", "steps")]
+        graph.constants.update(zip(names, map(np.concatenate, zip(bounds, inner, strict=True)), strict=True))
+        node.inputs = [before.inputs[0], *names]
+    graph.index()
+
+
+def _bounds(graph: OnnxGraph, node: Node) -> tuple[np.ndarray, ...] | None:
+    """Return starts, ends, axes and steps of a Slice whose axes count from the front; None where one is unknown."""
+    starts, ends, axes, steps = (graph.constant(node, place) for place in range(1, 5))
+    absent = [place for place in (3, 4) if len(node.inputs) <= place or not node.inputs[place]]
+    if (
+        starts is None
+        or ends is None
+        or any(each is None and place not in absent for place, each in ((3, axes), (4, steps)))
+    ):
+        return None
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts)) if steps is None else steps
+    bounds = tuple(each.astype(np.int64) for each in (starts, ends, axes, steps))
+    return bounds if (bounds[2] >= 0).all() else None
