@@ -90,7 +90,7 @@ class BinaryLayer:
 
 
 def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
-    """Return the binary layers of `graph` in its order.
+    """Return the binary layers of `graph` in its order, without what follows them (`take_surroundings`).
 
     strict: raise ExportError where signs reach a product that is no binary layer, and so would stay a float one.
     """
@@ -109,12 +109,17 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
             + "".join(f"\n  {problem}" for problem in problems),
             remedy="Train these layers with binary weights, or do not take signs before them.",
         )
+    return layers
+
+
+def take_surroundings(graph: OnnxGraph, layers: Sequence[BinaryLayer]) -> None:
+    """Extend layers, in the order of the graph, over the operations around them that their operators do too."""
     claimed: set[Node] = set()
     for layer in reversed(layers):  # of two that are added, the later one adds the other
         _take_what_follows(graph, layer, claimed)
     for layer in layers:
-        layer.source = _with_affine(graph, layer, claimed)
-    return layers
+        if layer.operator in ("BinaryConv", "BinaryGemm"):
+            layer.source = _with_affine(graph, layer, claimed)
 
 
 def name_of(graph: OnnxGraph, node: Node) -> str:
@@ -214,12 +219,13 @@ def _layer(graph: OnnxGraph, node: Node) -> BinaryLayer:
         has_bias=bias is not None,
     )
     if node.operator == "Conv":
-        _read_convolution(layer, node)
+        read_convolution(layer, node)
     _read_signs(graph, layer)
     return layer
 
 
-def _read_convolution(layer: BinaryLayer, node: Node) -> None:
+def read_convolution(layer: BinaryLayer, node: Node) -> None:
+    """Note how a convolution moves."""
     attributes = node.attributes
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise _NotBinaryError(f"its padding is {attributes['auto_pad'].decode()}; expected numbers")

@@ -13,6 +13,7 @@ import numpy as np
 from export.onnx_graph import Node, OnnxGraph
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+THIN = 16  # channels from which broadcasting over pixels is fast enough
 _AXIS = {old: new for new, old in enumerate(TO_LAST)}  # where an axis of (N, C, H, W) lies afterwards
 
 # fmt: off
@@ -77,6 +78,8 @@ def channels_last_form(
         slope = constant(node.inputs[1], constant_channels_last(graph.constants[node.inputs[1]]))
         return prelu(inputs[node.inputs[0]], slope, graph.constants[node.inputs[1]], output)
     if node.operator in ELEMENTWISE:
+        if (sides := _thin(graph, node)) is not None:
+            return _by_rows(graph, node, sides, inputs, output, constant)
         names = [
             constant(name, constant_channels_last(graph.constants[name])) if name in graph.constants else inputs[name]
             for name in node.inputs
@@ -97,6 +100,44 @@ def channels_last_form(
     if node.operator == "Pad":
         return [_pad(graph, node, inputs[node.inputs[0]], output, constant)]
     return _product(graph, node, inputs[node.inputs[0]], output, constant)
+
+
+def _thin(graph: OnnxGraph, node: Node) -> tuple[int, int] | None:
+    """Return channels and width where `node` is a product or a sum of an image and a constant for few channels each."""
+    constants = [constant for _, constant in graph.operands(node)] if node.operator in ("Mul", "Add") else []
+    shape = graph.shape(node.outputs[0])
+    if (
+        not constants
+        or shape is None
+        or len(shape) != 4
+        or not isinstance(shape[1], int)
+        or not isinstance(shape[3], int)
+    ):
+        return None
+    moved = constant_channels_last(constants[0])
+    return (shape[1], shape[3]) if 1 < shape[1] == moved.size < THIN and moved.ndim == 1 else None
+
+
+def _by_rows(
+    graph: OnnxGraph,
+    node: Node,
+    sides: tuple[int, int],
+    inputs: Mapping[str, str],
+    output: str,
+    constant: Constant,
+) -> list[Node]:
+    """Return the operation on whole rows of pixels: engines broadcast a few channels one pixel at a time."""
+    channels, width = sides
+    value, factors = next(iter(graph.operands(node)))
+    row = constant(f"{output}.row", np.tile(constant_channels_last(factors), width))
+    rows = constant("rows", np.array([0, 0, width * channels]))
+    pixels = constant("pixels", np.array([0, 0, width, channels]))
+    names = [f"{output}.{part}" for part in ("rows", node.operator)]
+    return [
+        Node("Reshape", [inputs[value], rows], [names[0]]),
+        Node(node.operator, [names[0], row], [names[1]]),
+        Node("Reshape", [names[1], pixels], [output]),
+    ]
 
 
 def constant_channels_last(array: np.ndarray) -> np.ndarray:
