@@ -114,7 +114,7 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
 
 def take_surroundings(graph: OnnxGraph, layers: Sequence[BinaryLayer]) -> None:
     """Extend layers, in the order of the graph, over the operations around them that their operators do too."""
-    claimed: set[Node] = set()
+    claimed = {node for layer in layers for node in layer.nodes}
     for layer in reversed(layers):  # of two that are added, the later one adds the other
         _take_what_follows(graph, layer, claimed)
     for layer in layers:
@@ -332,7 +332,7 @@ def _take_what_follows(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node])
 
 
 def _take_scale(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
-    node, factor = _with_constant(graph, layer, "Mul")
+    node, factor = _with_constant(graph, layer, "Mul", claimed)
     if node is None or factor is None or layer.has_bias:
         return []
     layer.scale = layer.scale * factor
@@ -340,23 +340,25 @@ def _take_scale(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> lis
 
 
 def _take_bias(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
-    node, summand = _with_constant(graph, layer, "Add")
+    node, summand = _with_constant(graph, layer, "Add", claimed)
     if node is None or summand is None or layer.has_bias:
         return []
     layer.bias = summand
     return [node]
 
 
-def _with_constant(graph: OnnxGraph, layer: BinaryLayer, operator: str) -> tuple[Node | None, np.ndarray | None]:
+def _with_constant(
+    graph: OnnxGraph, layer: BinaryLayer, operator: str, claimed: set[Node]
+) -> tuple[Node | None, np.ndarray | None]:
     node = graph.sole_consumer(layer.value)
-    if node is None or node.operator != operator:
+    if node is None or node.operator != operator or node in claimed:
         return None, None
     constants = [constant for _, constant in graph.operands(node)]
     return node, per_channel(constants[0], layer.outputs, layer.rank) if constants else None
 
 
 def _take_slope(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
-    layer.slope, nodes = _activation(graph, layer)
+    layer.slope, nodes = _activation(graph, layer, claimed)
     return nodes
 
 
@@ -376,16 +378,17 @@ def _take_residual(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> 
 
 
 def _take_slope_after(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
-    layer.slope_after, nodes = _activation(graph, layer)
+    layer.slope_after, nodes = _activation(graph, layer, claimed)
     return nodes
 
 
-def _activation(graph: OnnxGraph, layer: BinaryLayer) -> tuple[np.ndarray | None, list[Node]]:
+def _activation(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> tuple[np.ndarray | None, list[Node]]:
     """Return the slopes of `y < 0 ? y * slope : y`, in whatever way it is written, and its nodes; the last one last."""
     node = graph.sole_consumer(layer.value)
     if node is None:
-        return _chosen_activation(graph, layer)
-    slope: np.ndarray | None = None
+        slope, nodes = _chosen_activation(graph, layer)
+        return (None, []) if claimed.intersection(nodes) else (slope, nodes)
+    slope = None
     if node.operator == "Relu":
         slope = np.zeros(layer.outputs, np.float32)
     elif node.operator == "LeakyRelu":
