@@ -78,7 +78,7 @@ def _engines() -> list[dict[str, Any]]:
 
 def _custom_ops() -> dict[str, Any]:
     what = "custom ops (packed binary models)"
-    remedy = "install CMake and a C++17 compiler, then edgefold again: runtime/ops/README.md"
+    remedy = "install a C++17 compiler, then edgefold again: runtime/ops/README.md"
     try:
         found = f"{custom_ops.instruction_set()}, {custom_ops.library_path()}"
     except EdgefoldError as error:

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "ops"
 # ELF's number of a machine -> what `platform.machine()` calls it.
 _ELF_MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 _BUILD = (
-    "Install CMake and a C++17 compiler (apt install cmake g++), then edgefold again "
+    "Install a C++17 compiler (apt install g++), then edgefold again "
     "(pip install --force-reinstall --no-deps --no-cache-dir edgefold; in a checkout pip install -e .), "
     f"or set {OVERRIDE} to a library that was built elsewhere: runtime/ops/README.md."
 )

@@ -1,102 +1,100 @@
-"""A binary recipe from end to end: the packed file and the portable one are the student that was trained."""
+"""Binary students by a recipe: training in steps, what is said of their layers, and what a recipe is warned of."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ops_builds
 import pytest
-from click.testing import CliRunner, Result
+import torch
 
-from compress.cli import main as edgefold
-from runtime.bundle import open_bundle
-from runtime.onnx_file import read_onnx_header
+from compress.artifact import StageStore
+from compress.layers import sign
 
-RECIPE = """\
-name: tiny
-data: {source: digits}
-train: {epochs: 3, batch_size: 64, optimizer: {adam: {lr: 1e-2}}}
+STEPS = """\
+name: steps
+description: A binary network in steps.
+data: {source: digits, validation: 0}
+train: {epochs: 2, batch_size: 64, optimizer: {adam: {lr: 5e-3}}, schedule: cosine}
 stages:
-  student:
-    model: {binary_resnet: {blocks: [1, 1], widths: [16, 40], stem: conv3, init: he}}
+  real:
+    model: {binary_cnn: {widths: [8, 16], hidden: 16, weights: real, activations: real}}
     objective: ce
-export: {stage: student, formats: [onnx, packed], batch_sizes: [1, 8]}
-benchmark: [{local: {quick: true}}]
+  activations:
+    model: {binary_cnn: {widths: [8, 16], hidden: 16, weights: real}}
+    init_from: real
+    objective: ce
+  both:
+    model: {binary_cnn: {widths: [8, 16], hidden: 16}}
+    init_from: activations
+    teacher: real
+    objective: [ce, {srrl: {reduction: code}}]
+export: {stage: both, formats: [onnx], batch_sizes: [1, 8]}
 """
 
 
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(edgefold, [str(argument) for argument in arguments])
+def test_training_goes_from_real_to_binary_in_steps(empty_project: Any) -> None:
+    project = empty_project
+    recipe = project.write(STEPS)
+    result = project.invoke("run", recipe)
+    # ONNX Runtime's optimiser may round a factor otherwise and turn over a sign: that gate is judged elsewhere.
+    assert result.exit_code in (0, 3), result.output
+    run = json.loads((project.runs / "steps" / "run.json").read_text())
+    store = StageStore(project.runs)
+    found = {name: store.find(key, print) for name, key in run["stages"].items()}
+    weights = {name: artifact.weights() for name, artifact in found.items() if artifact}
+    # Each step began with the weights of the one before: many signs are still theirs, and by chance it would be half.
+    kept = (sign(weights["both"]["hidden.weight"]) == sign(weights["real"]["hidden.weight"])).float().mean()
+    assert kept > 0.7
+    records = {name: artifact.log() for name, artifact in found.items() if artifact}
+    assert "binary" not in records["real"][0]
+    assert set(records["activations"][0]["binary"]) == {"dead_channels", "channels", "layers"}
+    assert all(0 < record["binary"]["flipped"] < 0.3 for record in records["both"])
+    assert found["both"] is not None
+    assert found["both"].metrics["binary"] == records["both"][-1]["binary"]
+    page = (project.runs / "steps" / "report.html").read_text()
+    assert "Signs that turned over" in page
+    assert "Dead channels" in page
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the recipe and the finished run, measurements included."""
-    folder = tmp_path_factory.mktemp("binary")
-    (folder / "tiny.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEFOLD_OPS_LIBRARY", str(ops_builds.operators()))
-        result = call("run", folder / "tiny.yaml", "--runs", folder / "runs")
-    assert result.exit_code == 0, result.output
-    return folder
+def test_a_stage_cannot_begin_with_the_weights_of_another_model(empty_project: Any) -> None:
+    recipe = empty_project.write(STEPS.replace("hidden: 16, weights: real}}", "hidden: 17, weights: real}}"))
+    result = empty_project.invoke("check", recipe)
+    assert result.exit_code == 2
+    assert "stages.activations.init_from: 'real' has another model or head" in result.stderr
+    assert "stages.both.init_from" in result.stderr
 
 
-def read(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / "runs/tiny" / name).read_text())
+@pytest.mark.parametrize(("optimizer", "warned"), [
+    ("{adam: {lr: 5e-3}}", False),
+    ("{adam: {lr: 5e-3, weight_decay: 1e-4}}", True),
+    ("{adamw: {lr: 5e-3}}", True),
+    ("{sgd: {lr: 0.1, weight_decay: 5e-4, decay: weights}}", False),
+])  # fmt: skip
+def test_check_and_plan_say_what_decay_does_to_latent_weights(empty_project: Any, optimizer: str, warned: bool) -> None:
+    recipe = empty_project.write(STEPS.replace("{adam: {lr: 5e-3}}", optimizer))
+    for verb in ("check", "plan"):
+        result = empty_project.invoke(verb, recipe)
+        assert result.exit_code == 0
+        assert ("stages.both: " in result.stderr) == warned
+        assert ("training does not settle" in result.stderr) == warned
+        assert "stages.real: " not in result.stderr  # its weights are deployed as they are
+        assert "stages.activations: " not in result.stderr
+    (entry,) = json.loads(empty_project.invoke("check", recipe, "--json").stdout)
+    assert len(entry["warnings"]) == warned
 
 
-def test_both_forms_pass_the_gate_of_equality(folder: Path) -> None:
-    parity = read(folder, "parity.json")
-    assert list(parity["formats"]) == ["onnx", "packed"]
-    for name, precision in (("onnx", "fp32"), ("packed", "packed")):
-        form = parity["formats"][name]
-        assert (form["passed"], form["precision"], form["batch_sizes"]) == (True, precision, [1, 8])
-        assert form["comparison"]["max_error_over_std"] < 1e-5
+def test_plan_says_how_many_products_are_of_one_bit(empty_project: Any) -> None:
+    result = empty_project.invoke("plan", empty_project.write(STEPS))
+    binary = 9 * 8 * 16 * 2 * 2 + 16 * 4 * 16
+    assert f"{binary / 1000:.2f} k of 1 bit" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["onnx", "packed"])
-def test_every_test_row_is_predicted_as_by_torch(folder: Path, name: str) -> None:
-    accuracy = read(folder, f"accuracy.{name}.json")
-    assert accuracy["rows_unlike_torch"] == []
-    assert accuracy["accuracy"] > 0.7
-    assert read(folder, f"bench.{name}.local.json")["precision"] == {"onnx": "fp32", "packed": "packed"}[name]
+def test_the_gradient_reaches_what_lies_before_a_sign() -> None:
+    from compress.models.binary_cnn import BinaryCNNSpec
+    from export.graph import InputSignature
 
-
-def test_the_bundle_says_what_lies_in_it(folder: Path) -> None:
-    bundle = open_bundle(folder / "runs/tiny/bundle")
-    assert {name: (form.file, form.precision) for name, form in bundle.formats.items()} == {
-        "onnx": ("model.onnx", "fp32"),
-        "packed": ("model.packed.onnx", "packed"),
-    }
-    assert bundle.formats["packed"].size_bytes * 2 < bundle.formats["onnx"].size_bytes
-    portable, packed = (read_onnx_header(bundle.file_of(name)) for name in bundle.formats)
-    assert (portable.opsets, packed.opsets) == ({"": 20}, {"": 20, "edgefold": 1})
-    assert packed.metadata["edgefold.ops"] == "1"
-    assert packed.metadata["edgefold.class_names"] == portable.metadata["edgefold.class_names"]
-
-
-def test_the_summary_has_a_row_for_each_form(folder: Path) -> None:
-    report = read(folder, "report.json")
-    rows = {row["name"]: row for row in report["rows"] if row["what"] == "export"}
-    assert list(rows) == ["student · onnx", "student · packed"]
-    assert all(row["parity"] == "passed" and row["p50_ms"] > 0 for row in rows.values())
-
-
-def test_verify_and_inspect_know_both_forms(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEFOLD_OPS_LIBRARY", str(ops_builds.operators()))
-    result = call("verify", folder / "runs/tiny/bundle", "--json")
-    assert [form["format"] for form in json.loads(result.stdout)] == ["onnx", "packed"]
-    samples = open_bundle(folder / "runs/tiny/bundle").samples()
-    assert samples.logits is not None
-    assert len(np.unique(samples.logits.argmax(1))) > 5
-
-
-def test_bench_of_the_best_form_says_why_it_took_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEFOLD_OPS_LIBRARY", str(folder / "nowhere.so"))
-    result = call("bench", folder / "runs/tiny/bundle", "--format", "best", "--quick", "--json")
-    document = json.loads(result.stdout)
-    assert document["format"] == "onnx"
-    assert any("packed does not run here: EDGEFOLD_OPS_LIBRARY is" in note for note in document["notes"])
+    torch.manual_seed(0)
+    model = BinaryCNNSpec(widths=(4, 8), hidden=8).build(signature=InputSignature((8, 8, 1)), outputs=3)
+    model(torch.randn(6, 1, 8, 8)).logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())

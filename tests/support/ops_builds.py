@@ -61,6 +61,12 @@ def operators() -> Path:
     return build("ops", target="edgefold_ops") / "libedgefold_ops.so"
 
 
+def sanitized(sanitizer: str) -> Path:
+    """Return the folder of a build, with the kernels' tests, under `address,undefined` or `thread`."""
+    options = ["-DEDGEFOLD_OPS_TESTS=ON", f"-DEDGEFOLD_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    return build(f"ops-{sanitizer.replace(',', '-')}", OPS, *options)
+
+
 def examples() -> Path:
     return build("examples", OPS / "example")
 

@@ -1,8 +1,8 @@
 // The kernels without ONNX Runtime, beside what the processor's instructions allow: JSON on standard output.
 //
-// Roofline, with AVX-512 VPOPCNTDQ: multiply-accumulates a second of xor, popcount and add on registers alone (the usual
-// bound), and of the carry-save step that the kernel uses. Times are the thread's processor time; each figure is the
-// median of `rounds` samples, the layers and rooflines taken in turn.
+// Roofline, with AVX-512 VPOPCNTDQ: multiply-accumulates a second of xor, popcount and add on registers alone (the
+// usual bound), and of the carry-save step that the kernel uses. Times are the thread's processor time; each figure is
+// the median of `rounds` samples, the layers and rooflines taken in turn.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -107,7 +107,7 @@ int main(int arguments, char** argument) {
         const std::vector<float> ones(static_cast<size_t>(g.outputs), 1.0f);
         edgefold::Channelwise c;
         c.scale = c.bias = ones;
-        auto layer = std::make_shared<edgefold::Layer>(g, weights.data(), c, *kernels);
+        auto layer = std::make_shared<edgefold::BinaryLayer>(g, weights.data(), c, *kernels);
         auto bits = std::make_shared<std::vector<uint32_t>>(words(shape.side * shape.side * g.input_words()));
         auto y = std::make_shared<edgefold::Lines<float>>(
             static_cast<size_t>(shape.side * shape.side * g.outputs));

@@ -29,7 +29,8 @@ struct Available {
         __builtin_cpu_init();
         const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-        if (avx512 && __builtin_cpu_supports("avx512vpopcntdq")) add(kAvx512Vpopcntdq);
+        if (avx512 && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni"))
+            add(kAvx512Vpopcntdq);
         if (avx512) add(kAvx512);
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt")) add(kAvx2);
         if (__builtin_cpu_supports("popcnt")) add(kPopcnt);

@@ -23,14 +23,14 @@ inline __m512i sum_bytes(__m512i x) {  // the four bytes of each lane
 }
 
 // Two levels of carry-save adders: of four words only the bits that weigh four are counted. With S the running sum's
-// lowest bits and x1, x2 two products, S + x1 + x2 is S' = S ^ x1 ^ x2 and twice the carry t ? ~S' : S, where t = S ^ x1;
-// vpternlog makes t, S' and the carry in one instruction each, the products pixel ^ weight included.
+// lowest bits and x1, x2 two products, S + x1 + x2 is S' = S ^ x1 ^ x2 and twice the carry t ? ~S' : S, where t = S ^
+// x1; vpternlog makes t, S' and the carry in one instruction each, the products pixel ^ weight included.
 template <int STEP>  // 0: as the row says
 struct CarrySave {
     template <int P>
     static void run(const Row& row, int64_t x) {
         const int64_t step = STEP == 0 ? row.step : STEP;
-        const uint32_t* pixels = row.pixels + x * step;
+        const uint32_t* pixels = static_cast<const uint32_t*>(row.cells) + x * step;
         const uint32_t* weights = row.weights;
         const int32_t* offsets = row.offsets;
         __m512i ones[P], twos[P], differing[P];
@@ -88,7 +88,11 @@ struct CarrySave {
     }
 };
 
-void row(const Row& row) {
+struct Dot {
+    static __m512i add(__m512i sum, __m512i w, __m512i x) { return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x)); }
+};
+
+void binary_row(const Row& row) {
     if (row.step == 1) return in_blocks<kPixels, CarrySave<1>>(row);
     if (row.step == 2) return in_blocks<kPixels, CarrySave<2>>(row);
     in_blocks<4, CarrySave<0>>(row);
@@ -97,6 +101,7 @@ void row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512;
-const Kernels kAvx512 = {"avx512", kLanes, false, row, avx512_binarize};
+const Kernels kAvx512 = {"avx512", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
+    avx512_binarize, snap, pool};
 
 }  // namespace edgefold

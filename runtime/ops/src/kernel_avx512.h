@@ -1,10 +1,13 @@
-// Kernels on 512-bit registers: one output channel a 32-bit lane. The file that includes this says how bits are counted.
+// Kernels on 512-bit registers: one output channel a 32-bit lane. The file that includes this says how bits are
+// counted.
 #pragma once
 
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "blocks.h"
-#include "kernels.h"
+#include "loops.h"
 
 namespace edgefold {
 namespace {
@@ -37,21 +40,21 @@ inline void start(const Row& row, int64_t x, __m512i (&sum)[P]) {
     for (int p = 0; p < P; ++p) sum[p] = _mm512_srai_epi32(_mm512_loadu_si512(base_of(row, x + p)), 1);
 }
 
-// What stands behind the sums of the pixels x .. x + P - 1.
-template <int P>
+// What stands behind the sums of the pixels x .. x + P - 1, which are whole sums, or as `start` began them.
+template <int P, bool WHOLE = false>
 inline void finish(const Row& row, int64_t x, __m512i (&sum)[P]) {
     const Epilogue& e = row.epilogue;
     const __mmask16 lanes = first_lanes(row.channels);
     __m512 scale = _mm512_loadu_ps(e.scale);
     const __m512 bias = _mm512_loadu_ps(e.bias);
-    if (row.odd) {
+    if (!WHOLE && row.odd) {
         const __m512i one = _mm512_set1_epi32(1);
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
             const __m512i rest = _mm512_and_si512(_mm512_loadu_si512(base_of(row, x + p)), one);
             sum[p] = _mm512_add_epi32(_mm512_add_epi32(sum[p], sum[p]), rest);
         }
-    } else {
+    } else if (!WHOLE) {
         scale = _mm512_add_ps(scale, scale);  // exact, and so is the product of twice the scale and half the sum
     }
     __m512 y[P];
@@ -86,6 +89,66 @@ inline void finish(const Row& row, int64_t x, __m512i (&sum)[P]) {
         at[0] = static_cast<uint8_t>(bits);
         if (row.channels > 8) at[1] = static_cast<uint8_t>(bits >> 8);
     }
+}
+
+// Products on a grid: `Dot::add` adds the products of pairs of int16. STEP 0: as the row says.
+template <int STEP, typename Dot>
+struct GridProducts {
+    template <int P>
+    static void run(const Row& row, int64_t x) {
+        const int64_t step = STEP == 0 ? row.step : STEP;
+        const int16_t* cells = static_cast<const int16_t*>(row.cells) + x * step;
+        const uint32_t* weights = row.weights;
+        __m512i sum[P];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) sum[p] = _mm512_setzero_si512();
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pairs = cells + row.offsets[term];
+            const __m512i w = _mm512_loadu_si512(weights);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+                int32_t pair;
+                std::memcpy(&pair, pairs + p * step, sizeof pair);
+                sum[p] = Dot::add(sum[p], w, _mm512_set1_epi32(pair));
+            }
+        }
+        finish<P, true>(row, x, sum);
+    }
+};
+
+template <typename Dot>
+void avx512_grid_row(const Row& row) {
+    if (row.step == 3) return in_blocks<14, GridProducts<3, Dot>>(row);  // colour images
+    if (row.step == 6) return in_blocks<14, GridProducts<6, Dot>>(row);
+    in_blocks<8, GridProducts<0, Dot>>(row);
+}
+
+// The same channel by channel.
+template <typename Dot>
+struct ChannelProducts {
+    template <int P>
+    static void run(const Row& row, int64_t x) {
+        const int16_t* cells = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        __m512i sum[P];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) sum[p] = _mm512_setzero_si512();
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pixels = cells + row.offsets[term];
+            const __m512i w = _mm512_loadu_si512(weights);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+                const void* at = pixels + p * row.step;
+                sum[p] = Dot::add(sum[p], w, _mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(at))));
+            }
+        }
+        finish<P, true>(row, x, sum);
+    }
+};
+
+template <typename Dot>
+void avx512_channelwise_row(const Row& row) {
+    in_blocks<8, ChannelProducts<Dot>>(row);
 }
 
 inline void avx512_binarize(const Signs& signs) {

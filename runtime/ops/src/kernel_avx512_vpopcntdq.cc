@@ -1,7 +1,8 @@
-// For x86 with AVX-512 and VPOPCNTDQ, which counts the bits of sixteen words at once.
+// For x86 with AVX-512, VPOPCNTDQ, which counts the bits of sixteen words at once, and VNNI.
 //
-// Three instructions a word: xor with a broadcast from memory, popcount, subtract. A carry-save adder in vpternlog would
-// take five for two words, and was measured to be slower (Zen 4): its three operands do not issue at the full rate.
+// Three instructions a word: xor with a broadcast from memory, popcount, subtract. A carry-save adder in vpternlog
+// would take five for two words, and was measured to be slower (Zen 4): its three operands do not issue at the full
+// rate.
 #include "kernel_avx512.h"
 
 namespace edgefold {
@@ -14,7 +15,7 @@ struct Popcount {
     template <int P>
     static void run(const Row& row, int64_t x) {
         const int64_t step = STEP == 0 ? row.step : STEP;
-        const uint32_t* pixels = row.pixels + x * step;
+        const uint32_t* pixels = static_cast<const uint32_t*>(row.cells) + x * step;
         const uint32_t* weights = row.weights;
         __m512i sum[P];
         start<P>(row, x, sum);
@@ -29,7 +30,11 @@ struct Popcount {
     }
 };
 
-void row(const Row& row) {
+struct Dot {
+    static __m512i add(__m512i sum, __m512i w, __m512i x) { return _mm512_dpwssd_epi32(sum, w, x); }
+};
+
+void binary_row(const Row& row) {
     if (row.step == 1) return in_blocks<kPixels, Popcount<1>>(row);
     if (row.step == 2) return in_blocks<kPixels, Popcount<2>>(row);
     in_blocks<4, Popcount<0>>(row);
@@ -38,6 +43,7 @@ void row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512Vpopcntdq;
-const Kernels kAvx512Vpopcntdq = {"avx512_vpopcntdq", kLanes, false, row, avx512_binarize};
+const Kernels kAvx512Vpopcntdq = {"avx512_vpopcntdq", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
+    avx512_binarize, snap, pool};
 
 }  // namespace edgefold

@@ -1,8 +1,10 @@
 // For ARM with NEON: one output channel a 32-bit lane of two 128-bit registers; vcnt counts the bits of bytes.
 #include <arm_neon.h>
 
+#include <cstring>
+
 #include "blocks.h"
-#include "kernels.h"
+#include "loops.h"
 
 namespace edgefold {
 namespace {
@@ -46,18 +48,17 @@ inline unsigned negative(float32x4_t y) {
     return vaddvq_u32(vandq_u32(minus, vld1q_u32(place)));
 }
 
+// What stands behind the sums of the pixels x .. x + P - 1.
 template <int P>
-inline void finish(const Row& row, int64_t x, const uint32x4_t (&differing)[P][kHalves]) {
+inline void finish(const Row& row, int64_t x, const int32x4_t (&sums)[P][kHalves]) {
     const Epilogue& e = row.epilogue;
     for (int p = 0; p < P; ++p) {
-        const int32_t* base = base_of(row, x + p);
         const int64_t at = (x + p) * row.pixel_stride;
         unsigned bits = 0;
         for (int half = 0; half < kHalves; ++half) {
             const int64_t first = 4 * half, count = row.channels - first;
             if (count <= 0) break;
-            const int32x4_t minus = vreinterpretq_s32_u32(vshlq_n_u32(differing[p][half], 1));
-            const float32x4_t sum = vcvtq_f32_s32(vsubq_s32(vld1q_s32(base + first), minus));
+            const float32x4_t sum = vcvtq_f32_s32(sums[p][half]);
             float32x4_t y = vaddq_f32(vmulq_f32(sum, vld1q_f32(e.scale + first)), vld1q_f32(e.bias + first));
             if (e.slope != nullptr) y = activate(y, e.slope + first);
             if (row.residual != nullptr) y = vaddq_f32(y, read(row.residual + at + first, count));
@@ -77,7 +78,7 @@ struct Popcount {
     template <int P>
     static void run(const Row& row, int64_t x) {
         const int64_t step = STEP == 0 ? row.step : STEP;
-        const uint32_t* pixels = row.pixels + x * step;
+        const uint32_t* pixels = static_cast<const uint32_t*>(row.cells) + x * step;
         const uint32_t* weights = row.weights;
         uint32x4_t differing[P][kHalves];
         for (int p = 0; p < P; ++p)
@@ -102,11 +103,72 @@ struct Popcount {
                 for (int half = 0; half < kHalves; ++half)
                     differing[p][half] = vpadalq_u16(differing[p][half], vpaddlq_u8(bytes[p][half]));
         }
-        finish<P>(row, x, differing);
+        int32x4_t sums[P][kHalves];
+        for (int p = 0; p < P; ++p)
+            for (int half = 0; half < kHalves; ++half) {
+                const int32x4_t minus = vreinterpretq_s32_u32(vshlq_n_u32(differing[p][half], 1));
+                sums[p][half] = vsubq_s32(vld1q_s32(base_of(row, x + p) + 4 * half), minus);
+            }
+        finish<P>(row, x, sums);
     }
 };
 
-void row(const Row& row) {
+// Products on a grid.
+struct GridProducts {
+    template <int P>
+    static void run(const Row& row, int64_t x) {
+        const int16_t* cells = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        int32x4_t sums[P][kHalves];
+        for (int p = 0; p < P; ++p) sums[p][0] = sums[p][1] = vdupq_n_s32(0);
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pairs = cells + row.offsets[term];
+            const int16x8_t w0 = vreinterpretq_s16_u32(vld1q_u32(weights));
+            const int16x8_t w1 = vreinterpretq_s16_u32(vld1q_u32(weights + 4));
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+                uint32_t pair;
+                std::memcpy(&pair, pairs + p * row.step, sizeof pair);
+                const int16x8_t x1 = vreinterpretq_s16_u32(vdupq_n_u32(pair));
+                const auto dot = [&](int16x8_t w) {
+                    return vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(x1)), vmull_high_s16(w, x1));
+                };
+                sums[p][0] = vaddq_s32(sums[p][0], dot(w0));
+                sums[p][1] = vaddq_s32(sums[p][1], dot(w1));
+            }
+        }
+        finish<P>(row, x, sums);
+    }
+};
+
+// The same channel by channel.
+struct ChannelProducts {
+    template <int P>
+    static void run(const Row& row, int64_t x) {
+        const int16_t* cells = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        int32x4_t sums[P][kHalves];
+        for (int p = 0; p < P; ++p) sums[p][0] = sums[p][1] = vdupq_n_s32(0);
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pixels = cells + row.offsets[term];
+            const int16x4_t w0 = vmovn_s32(vreinterpretq_s32_u32(vld1q_u32(weights)));
+            const int16x4_t w1 = vmovn_s32(vreinterpretq_s32_u32(vld1q_u32(weights + 4)));
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+                const int16x8_t values = vld1q_s16(pixels + p * row.step);
+                sums[p][0] = vmlal_s16(sums[p][0], vget_low_s16(values), w0);
+                sums[p][1] = vmlal_s16(sums[p][1], vget_high_s16(values), w1);
+            }
+        }
+        finish<P>(row, x, sums);
+    }
+};
+
+void channelwise_row(const Row& row) { in_blocks<4, ChannelProducts>(row); }
+
+void grid_row(const Row& row) { in_blocks<4, GridProducts>(row); }
+
+void binary_row(const Row& row) {
     if (row.step == 1) return in_blocks<kPixels, Popcount<1>>(row);
     if (row.step == 2) return in_blocks<kPixels, Popcount<2>>(row);
     in_blocks<4, Popcount<0>>(row);
@@ -139,6 +201,6 @@ void binarize(const Signs& signs) {
 }  // namespace
 
 extern const Kernels kNeon;
-const Kernels kNeon = {"neon", kLanes, false, row, binarize};
+const Kernels kNeon = {"neon", kLanes, false, binary_row, grid_row, channelwise_row, binarize, snap, pool};
 
 }  // namespace edgefold

@@ -7,7 +7,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "kernels.h"
+#include "loops.h"
 
 namespace edgefold {
 namespace {
@@ -16,13 +16,14 @@ constexpr int64_t kLanes = 8;
 
 inline bool negative(float x) { return !(x >= 0.0f); }  // of NaN, too
 
-// Step by step over all lanes, so that compilers make vector instructions of it; only the real lanes are read and written.
-inline void finish(const Row& row, int64_t x, const uint64_t (&differing)[kLanes], const int32_t* base) {
+// Step by step over all lanes, so that compilers make vector instructions of it; only the real lanes are read and
+// written.
+inline void finish(const Row& row, int64_t x, const int32_t (&sums)[kLanes]) {
     const Epilogue& e = row.epilogue;
     const int64_t at = x * row.pixel_stride;
     float y[kLanes];
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-        y[lane] = static_cast<float>(base[lane] - 2 * static_cast<int32_t>(differing[lane])) * e.scale[lane];
+        y[lane] = static_cast<float>(sums[lane]) * e.scale[lane];
         y[lane] = y[lane] + e.bias[lane];
     }
     const auto activate = [&](const float* slope) {
@@ -45,10 +46,10 @@ inline void finish(const Row& row, int64_t x, const uint64_t (&differing)[kLanes
 }
 
 template <uint64_t (*bit_count)(uint64_t)>
-void scalar_row(const Row& row) {
+void scalar_binary_row(const Row& row) {
     const int64_t pairs = row.terms / 2;
     for (int64_t x = 0; x < row.width; ++x) {
-        const uint32_t* pixel = row.pixels + x * row.step;
+        const uint32_t* pixel = static_cast<const uint32_t*>(row.cells) + x * row.step;
         const uint32_t* weights = row.weights;
         uint64_t differing[kLanes] = {};
         for (int64_t pair = 0; pair < pairs; ++pair, weights += 2 * kLanes) {
@@ -67,10 +68,43 @@ void scalar_row(const Row& row) {
             for (int64_t lane = 0; lane < kLanes; ++lane) differing[lane] += bit_count(word ^ weights[lane]);
         }
         const int64_t behind = x - (row.width - row.right);
-        finish(row, x, differing,
-               x < row.left  ? row.edges + x * kLanes
-               : behind >= 0 ? row.edges + (row.left + behind) * kLanes
-                             : row.interior);
+        const int32_t* base = x < row.left  ? row.edges + x * kLanes
+                              : behind >= 0 ? row.edges + (row.left + behind) * kLanes
+                                            : row.interior;
+        int32_t sums[kLanes];
+        for (int64_t lane = 0; lane < kLanes; ++lane)
+            sums[lane] = base[lane] - 2 * static_cast<int32_t>(differing[lane]);
+        finish(row, x, sums);
+    }
+}
+
+inline void scalar_grid_row(const Row& row) {
+    for (int64_t x = 0; x < row.width; ++x) {
+        const int16_t* pixel = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        int32_t sums[kLanes] = {};
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pair = pixel + row.offsets[term];
+            const int32_t first = pair[0], second = pair[1];
+            for (int64_t lane = 0; lane < kLanes; ++lane) {
+                const int16_t low = static_cast<int16_t>(weights[lane]);
+                const int16_t high = static_cast<int16_t>(weights[lane] >> 16);
+                sums[lane] += first * low + second * high;
+            }
+        }
+        finish(row, x, sums);
+    }
+}
+
+inline void scalar_channelwise_row(const Row& row) {
+    for (int64_t x = 0; x < row.width; ++x) {
+        const int16_t* pixel = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        int32_t sums[kLanes] = {};
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes)
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+                sums[lane] += pixel[row.offsets[term] + lane] * static_cast<int16_t>(weights[lane]);
+        finish(row, x, sums);
     }
 }
 

@@ -18,11 +18,13 @@ struct Epilogue {
 
 // One row of outputs for one block of `lanes` output channels.
 //
-// Output x reads the words pixels[offsets[t] + x * step], t = 0 .. terms - 1, against weights[t * lanes + lane].
-// Its integer sum is base - 2 * (bits that differ). `base` is by column: `edges` holds [lanes] integers for each of the
-// first `left` and, behind them, of the last `right` columns; `interior` those of all the columns between.
+// Output x reads cells[offsets[t] + x * step], t = 0 .. terms - 1, against weights[t * lanes + lane]; offsets and step
+// are in cells. For binary products a cell is a word of 32 bits, and the integer sum is base - 2 * (bits that differ).
+// `base` is by column: `edges` holds [lanes] integers for each of the first `left` and, behind them, of the last
+// `right` columns; `interior` those of all the columns between. For products on a grid a cell is an int16, a term reads
+// two that lie side by side, its weight holds the two factors (the first in the lower half), and there are no bases.
 struct Row {
-    const uint32_t* pixels;
+    const void* cells;
     const int32_t* offsets;
     const uint32_t* weights;
     int64_t terms;
@@ -55,12 +57,30 @@ struct Signs {
     uint32_t* words;
 };
 
+// Maximum or mean of `channels` floats over the windows of one row of outputs. A window's first position may lie
+// outside the image, [height][width][channels]; some position lies inside.
+struct Pooling {
+    const float* image;
+    float* y;
+    int64_t height, width, channels;
+    int64_t columns;                     // of the output
+    int64_t top;                         // where the row's windows begin
+    int64_t left, stride;                // where the first one begins, and how far apart they are
+    int64_t window_height, window_width;
+    bool mean;
+};
+
 struct Kernels {
     const char* name;
     int64_t lanes;  // a multiple of 8, at most 32
-    bool paired;    // weights lie as [terms / 2][lanes][2], a last odd term as [lanes], instead of [terms][lanes]
-    void (*row)(const Row&);
+    bool paired;    // binary weights lie as [terms / 2][lanes][2], a last odd term as [lanes], instead of [terms][lanes]
+    void (*binary_row)(const Row&);
+    void (*grid_row)(const Row&);
+    void (*channelwise_row)(const Row&);
     void (*binarize)(const Signs&);
+    // out[i] = x[i] * scale, within ±levels and rounded, halves to even; NaN is -levels.
+    void (*snap)(const float* x, int64_t count, float scale, float levels, int16_t* out);
+    void (*pool)(const Pooling&);
 };
 
 // The kernels that this processor can run, best first; never empty.

@@ -61,96 +61,45 @@ int64_t Geometry::output_width(int64_t width) const {
     return output_size(width, left, right, kernel_width, dilation_x, stride_x);
 }
 
-// What all rows of one image have in common.
-struct Layer::Image {
-    const uint32_t* pixels;  // padded, [row][words][padded width]
-    int64_t padded_width;
-    int64_t height, width;
-    int64_t rows, columns;  // of the output
-    int64_t left, right;    // columns at either side whose taps are not all inside
-    const int32_t* offsets;
-    const float* residual;
-    float* y;
-    uint32_t* bits;
-
-    int64_t columns_with_base() const { return 1 + left + right; }
-};
-
-Layer::Layer(const Geometry& geometry, const uint32_t* weights, const Channelwise& channelwise, const Kernels& kernels)
+Layer::Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, const Channelwise& channelwise,
+             const Kernels& kernels, void (*row)(const Row&))
     : geometry_(geometry),
       kernels_(kernels),
-      blocks_per_group_((geometry.outputs / geometry.groups + kernels.lanes - 1) / kernels.lanes),
-      group_words_(geometry.input_words() / geometry.groups),
-      terms_(geometry.kernel_height * geometry.kernel_width * group_words_) {
-    pack_weights(weights);
+      block_groups_(block_groups),
+      blocks_per_group_((geometry.outputs / block_groups + kernels.lanes - 1) / kernels.lanes),
+      terms_(terms),
+      row_(row) {
     const std::vector<float>* steps[] = {&channelwise.scale,       &channelwise.bias,       &channelwise.slope,
                                          &channelwise.slope_after, &channelwise.sign_scale, &channelwise.sign_bias};
     const int64_t lanes = kernels_.lanes;
-    const int64_t outputs = geometry_.outputs / geometry_.groups;
     for (int step = 0; step < 6; ++step) {
         if (steps[step]->empty()) continue;
         Lines<float>& padded = channelwise_[step];
         padded.resize(static_cast<size_t>(blocks() * lanes));
-        for (int64_t block = 0; block < blocks(); ++block) {
-            const int64_t within = block % blocks_per_group_ * lanes;
-            std::copy_n(steps[step]->data() + first_channel(block), std::min(lanes, outputs - within),
+        for (int64_t block = 0; block < blocks(); ++block)
+            std::copy_n(steps[step]->data() + first_channel(block), channels_of(block),
                         padded.data() + block * lanes);
-        }
     }
     sign_[0] = channelwise.sign_scale;
     sign_[1] = channelwise.sign_bias;
     blocks_lie_on_bytes_ = blocks_lie_on_bytes();
+    weights_.assign(static_cast<size_t>(blocks() * terms_ * lanes), 0);
 }
 
 int64_t Layer::first_channel(int64_t block) const {
-    return block / blocks_per_group_ * (geometry_.outputs / geometry_.groups) +
+    return block / blocks_per_group_ * (geometry_.outputs / block_groups_) +
            block % blocks_per_group_ * kernels_.lanes;
 }
 
-void Layer::pack_weights(const uint32_t* weights) {
-    const Geometry& g = geometry_;
-    const int64_t lanes = kernels_.lanes, outputs = g.outputs / g.groups, channels = g.channels / g.groups;
-    const int64_t taps_high = g.kernel_height + 1, taps_wide = g.kernel_width + 1;
-    weights_.assign(static_cast<size_t>(blocks() * terms_ * lanes), 0);
-    taps_.assign(static_cast<size_t>(blocks() * taps_high * taps_wide * lanes), 0);
-    ones_.assign(static_cast<size_t>(blocks() * lanes), 0);
-    for (int64_t block = 0; block < blocks(); ++block) {
-        const int64_t within = block % blocks_per_group_ * lanes;
-        for (int64_t lane = 0; lane < std::min(lanes, outputs - within); ++lane) {
-            const uint32_t* own = weights + (first_channel(block) + lane) * terms_;
-            int32_t* sums = taps_.data() + block * taps_high * taps_wide * lanes + lane;
-            for (int64_t ky = 0; ky < g.kernel_height; ++ky)
-                for (int64_t kx = 0; kx < g.kernel_width; ++kx) {
-                    int set = 0;
-                    for (int64_t word = 0; word < group_words_; ++word) {
-                        const uint32_t bits = own[(ky * g.kernel_width + kx) * group_words_ + word] &
-                                              mask_of(channels, word);
-                        set += bit_count(bits);
-                        const int64_t term = (ky * group_words_ + word) * g.kernel_width + kx;  // as in `offsets`
-                        const bool paired = kernels_.paired && term < terms_ / 2 * 2;
-                        const int64_t place =
-                            paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
-                        weights_[static_cast<size_t>(block * terms_ * lanes + place)] = bits;
-                    }
-                    ones_[static_cast<size_t>(block * lanes + lane)] += 2 * set;
-                    // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of them.
-                    const auto at = [&](int64_t y, int64_t x) -> int32_t& {
-                        return sums[(y * taps_wide + x) * lanes];
-                    };
-                    at(ky + 1, kx + 1) = static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) -
-                                         at(ky, kx);
-                }
-        }
-    }
+int64_t Layer::channels_of(int64_t block) const {
+    return std::min(kernels_.lanes, geometry_.outputs / block_groups_ - block % blocks_per_group_ * kernels_.lanes);
 }
 
 // Whether every block begins on a byte of a word of the output's signs and stays in that word.
 bool Layer::blocks_lie_on_bytes() const {
     const int64_t per_group = geometry_.outputs / geometry_.out_groups;
-    const int64_t outputs = geometry_.outputs / geometry_.groups;
     for (int64_t block = 0; block < blocks(); ++block) {
-        const int64_t count = std::min(kernels_.lanes, outputs - block % blocks_per_group_ * kernels_.lanes);
-        const int64_t within = first_channel(block) % per_group;
+        const int64_t count = channels_of(block), within = first_channel(block) % per_group;
         if (within % 8 != 0 || within % kWordBits + count > kWordBits || within + count > per_group) return false;
         // A block that is not whole bytes may only be a group's last, or it would clear its neighbour's bits.
         if (count % 8 != 0 && within + count != per_group) return false;
@@ -158,45 +107,16 @@ bool Layer::blocks_lie_on_bytes() const {
     return true;
 }
 
-// The integer sum is base - 2 * (bits that differ), where taps outside the image hold zero bits. With inside(w) the sum
-// over the taps inside of channels - 2 * (set bits of the weights), and all(w) the set bits of all weights, the taps
-// outside differ in as many bits as their weights have set: base = inside + 2 * all. Any other padding is a number.
-void Layer::bases_of(const Image& image, int64_t block, int64_t top, int64_t bottom, int32_t* bases) const {
-    const Geometry& g = geometry_;
-    const int64_t lanes = kernels_.lanes;
-    const int32_t* ones = ones_.data() + block * lanes;
-    if (g.pad_value != 0) {
-        const int64_t all = g.channels / g.groups * g.kernel_height * g.kernel_width;
-        std::fill_n(bases, lanes, static_cast<int32_t>(all));
-        return;
-    }
-    const int64_t wide = g.kernel_width + 1;
-    const int32_t* sums = taps_.data() + block * (g.kernel_height + 1) * wide * lanes;
-    const auto fill = [&](const Taps& taps, int32_t* base) {
-        const int32_t* a = sums + (bottom * wide + taps.end) * lanes;
-        const int32_t* b = sums + (top * wide + taps.end) * lanes;
-        const int32_t* c = sums + (bottom * wide + taps.first) * lanes;
-        const int32_t* d = sums + (top * wide + taps.first) * lanes;
-        for (int64_t lane = 0; lane < lanes; ++lane) base[lane] = ones[lane] + a[lane] - b[lane] - c[lane] + d[lane];
-    };
-    fill({0, g.kernel_width}, bases);
-    for (int64_t i = 0; i < image.left + image.right; ++i) {
-        const int64_t column = i < image.left ? i : image.columns - image.right + (i - image.left);
-        fill(taps_inside(column, g.stride_x, g.left, g.dilation_x, g.kernel_width, image.width),
-             bases + (1 + i) * lanes);
-    }
-}
-
 void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const {
     const Geometry& g = geometry_;
-    const int64_t lanes = kernels_.lanes, words = g.input_words(), channel = first_channel(block);
+    const int64_t lanes = kernels_.lanes, channel = first_channel(block);
     Row job;
-    job.pixels = image.pixels + (row * g.stride_y * words + block / blocks_per_group_ * group_words_) *
-                                    image.padded_width;
+    job.cells = image.cells + row * image.row_bytes + block / blocks_per_group_ * image.group_bytes +
+                block % blocks_per_group_ * image.block_bytes;
     job.offsets = image.offsets;
     job.weights = weights_.data() + block * terms_ * lanes;
     job.terms = terms_;
-    job.step = g.stride_x;
+    job.step = image.step;
     job.width = image.columns;
     job.interior = bases;
     job.edges = bases + lanes;
@@ -207,7 +127,7 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
         return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes;
     };
     job.epilogue = {step(0), step(1), step(2), step(3), step(4), step(5)};
-    job.channels = std::min(lanes, g.outputs / g.groups - block % blocks_per_group_ * lanes);
+    job.channels = channels_of(block);
     job.pixel_stride = g.outputs;
     const int64_t first = row * image.columns * g.outputs + channel;
     job.residual = image.residual == nullptr ? nullptr : image.residual + first;
@@ -219,14 +139,14 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
         uint32_t* first_word = image.bits + (row * g.output_words() + word) * image.columns;
         job.bits = reinterpret_cast<uint8_t*>(first_word) + within % kWordBits / 8;
     }
-    kernels_.row(job);
+    row_(job);
 }
 
 void Layer::run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
                      int64_t end_block) const {
     static thread_local Lines<int32_t> buffer;
     const Geometry& g = geometry_;
-    const int64_t lanes = kernels_.lanes, size = image.columns_with_base() * lanes;
+    const int64_t lanes = kernels_.lanes, size = image.bases() * lanes;
     const auto taps = [&](int64_t row) {
         return taps_inside(row, g.stride_y, g.top, g.dilation_y, g.kernel_height, image.height);
     };
@@ -273,24 +193,122 @@ void Layer::run_image(const Image& image, const ParallelFor& parallel_for) const
     parallel_for(body, static_cast<size_t>(tiles.by_rows * tiles.by_blocks), &tiles);
 }
 
-void Layer::run(const uint32_t* bits, int64_t batch, int64_t height, int64_t width, const float* residual, float* y,
-                uint32_t* out_bits, const ParallelFor& parallel_for) const {
-    static thread_local Lines<uint32_t> padded_buffer;
-    static thread_local Lines<int32_t> offset_buffer;
+// The signs of an image's output that could not be written block by block.
+void Layer::sign_image(const Image& image, uint32_t* out_bits) const {
+    const Geometry& g = geometry_;
+    const float* scale = sign_[0].empty() ? nullptr : sign_[0].data();
+    const float* bias = sign_[1].empty() ? nullptr : sign_[1].data();
+    for (int64_t row = 0; row < image.rows; ++row)
+        kernels_.binarize({image.y + row * image.columns * g.outputs, image.columns, g.outputs, g.out_groups, scale,
+                           bias, out_bits + row * g.output_words() * image.columns});
+}
+
+template <typename CellsOf>
+void Layer::run_batch(Image image, int64_t batch, const float* residual, float* y, uint32_t* out_bits,
+                      const ParallelFor& parallel_for, CellsOf cells_of) const {
     static thread_local Lines<float> y_buffer;
+    const Geometry& g = geometry_;
+    const int64_t pixels = image.rows * image.columns, words = g.output_words() * pixels;
+    const bool by_block = out_bits == nullptr || blocks_lie_on_bytes_;
+    if (by_block && out_bits != nullptr && g.outputs / g.out_groups % kWordBits != 0)
+        std::memset(out_bits, 0, static_cast<size_t>(batch * words) * sizeof(uint32_t));
+    for (int64_t n = 0; n < batch; ++n) {
+        image.cells = cells_of(n);
+        image.residual = residual == nullptr ? nullptr : residual + n * pixels * g.outputs;
+        image.bits = out_bits != nullptr && by_block ? out_bits + n * words : nullptr;
+        image.y = y != nullptr ? y + n * pixels * g.outputs : by_block ? nullptr : scratch(y_buffer, pixels * g.outputs);
+        run_image(image, parallel_for);
+        if (!by_block) sign_image(image, out_bits + n * words);
+    }
+}
+
+BinaryLayer::BinaryLayer(const Geometry& geometry, const uint32_t* weights, const Channelwise& channelwise,
+                         const Kernels& kernels)
+    : Layer(geometry, geometry.groups,
+            geometry.kernel_height * geometry.kernel_width * geometry.input_words() / geometry.groups, channelwise,
+            kernels, kernels.binary_row),
+      group_words_(geometry.input_words() / geometry.groups) {
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes, channels = g.channels / g.groups;
+    const int64_t taps_high = g.kernel_height + 1, taps_wide = g.kernel_width + 1;
+    taps_.assign(static_cast<size_t>(blocks() * taps_high * taps_wide * lanes), 0);
+    ones_.assign(static_cast<size_t>(blocks() * lanes), 0);
+    for (int64_t block = 0; block < blocks(); ++block)
+        for (int64_t lane = 0; lane < channels_of(block); ++lane) {
+            const uint32_t* own = weights + (first_channel(block) + lane) * terms_;
+            int32_t* sums = taps_.data() + block * taps_high * taps_wide * lanes + lane;
+            for (int64_t ky = 0; ky < g.kernel_height; ++ky)
+                for (int64_t kx = 0; kx < g.kernel_width; ++kx) {
+                    int set = 0;
+                    for (int64_t word = 0; word < group_words_; ++word) {
+                        const uint32_t bits =
+                            own[(ky * g.kernel_width + kx) * group_words_ + word] & mask_of(channels, word);
+                        set += bit_count(bits);
+                        const int64_t term = (ky * group_words_ + word) * g.kernel_width + kx;  // as in `offsets`
+                        const bool paired = kernels_.paired && term < terms_ / 2 * 2;
+                        const int64_t place =
+                            paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
+                        weights_[static_cast<size_t>(block * terms_ * lanes + place)] = bits;
+                    }
+                    ones_[static_cast<size_t>(block * lanes + lane)] += 2 * set;
+                    // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of
+                    // them.
+                    const auto at = [&](int64_t y, int64_t x) -> int32_t& {
+                        return sums[(y * taps_wide + x) * lanes];
+                    };
+                    at(ky + 1, kx + 1) = static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) -
+                                         at(ky, kx);
+                }
+        }
+}
+
+// The integer sum is base - 2 * (bits that differ), where taps outside the image hold zero bits. With inside(w) the sum
+// over the taps inside of channels - 2 * (set bits of the weights), and all(w) the set bits of all weights, the taps
+// outside differ in as many bits as their weights have set: base = inside + 2 * all. Any other padding is a number.
+void BinaryLayer::bases_of(const Image& image, int64_t block, int64_t top, int64_t end, int32_t* bases) const {
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes;
+    const int32_t* ones = ones_.data() + block * lanes;
+    if (g.pad_value != 0) {
+        const int64_t all = g.channels / g.groups * g.kernel_height * g.kernel_width;
+        std::fill_n(bases, lanes, static_cast<int32_t>(all));
+        return;
+    }
+    const int64_t wide = g.kernel_width + 1;
+    const int32_t* sums = taps_.data() + block * (g.kernel_height + 1) * wide * lanes;
+    const auto fill = [&](const Taps& taps, int32_t* base) {
+        const int32_t* a = sums + (end * wide + taps.end) * lanes;
+        const int32_t* b = sums + (top * wide + taps.end) * lanes;
+        const int32_t* c = sums + (end * wide + taps.first) * lanes;
+        const int32_t* d = sums + (top * wide + taps.first) * lanes;
+        for (int64_t lane = 0; lane < lanes; ++lane) base[lane] = ones[lane] + a[lane] - b[lane] - c[lane] + d[lane];
+    };
+    fill({0, g.kernel_width}, bases);
+    for (int64_t i = 0; i < image.left + image.right; ++i) {
+        const int64_t column = i < image.left ? i : image.columns - image.right + (i - image.left);
+        fill(taps_inside(column, g.stride_x, g.left, g.dilation_x, g.kernel_width, image.width),
+             bases + (1 + i) * lanes);
+    }
+}
+
+void BinaryLayer::run(const uint32_t* bits, int64_t batch, int64_t height, int64_t width, const float* residual,
+                      float* y, uint32_t* out_bits, const ParallelFor& parallel_for) const {
+    static thread_local Lines<uint32_t> canvas_buffer;
+    static thread_local Lines<int32_t> offset_buffer;
     const Geometry& g = geometry_;
     const int64_t words = g.input_words();
     const bool padded = g.top != 0 || g.left != 0 || g.bottom != 0 || g.right != 0;
     const int64_t padded_height = height + g.top + g.bottom, padded_width = width + g.left + g.right;
 
-    Image image;
-    image.padded_width = padded_width;
+    Image image{};
+    image.row_bytes = g.stride_y * words * padded_width * static_cast<int64_t>(sizeof(uint32_t));
+    image.group_bytes = group_words_ * padded_width * static_cast<int64_t>(sizeof(uint32_t));
+    image.step = g.stride_x;
     image.height = height;
     image.width = width;
     image.rows = g.output_height(height);
     image.columns = g.output_width(width);
     if (batch == 0 || image.rows == 0 || image.columns == 0) return;
-    image.left = image.right = 0;
     if (g.pad_value == 0) {
         // All taps are inside from the first column that is not before the image to the last that does not leave it.
         const int64_t reach = (g.kernel_width - 1) * g.dilation_x;
@@ -308,41 +326,105 @@ void Layer::run(const uint32_t* bits, int64_t batch, int64_t height, int64_t wid
                 *offsets++ = static_cast<int32_t>((ky * g.dilation_y * words + word) * padded_width +
                                                   kx * g.dilation_x);
 
-    const int64_t out_pixels = image.rows * image.columns, out_words = g.output_words();
-    const bool straight = out_bits == nullptr || blocks_lie_on_bytes_;
-    if (straight && out_bits != nullptr && g.outputs / g.out_groups % kWordBits != 0)
-        std::memset(out_bits, 0, static_cast<size_t>(batch * out_words * out_pixels) * sizeof(uint32_t));
     uint32_t* canvas = nullptr;
     if (padded) {
-        canvas = scratch(padded_buffer, padded_height * words * padded_width);
+        canvas = scratch(canvas_buffer, padded_height * words * padded_width);
         std::fill_n(canvas, padded_height * words * padded_width, 0u);
-        if (g.pad_value < 0) {
-            const int64_t channels = g.channels / g.groups;
+        if (g.pad_value < 0)
             for (int64_t line = 0; line < padded_height * words; ++line)
                 std::fill_n(canvas + line * padded_width, padded_width,
-                            mask_of(channels, line % words % group_words_));
-        }
+                            mask_of(g.channels / g.groups, line % words % group_words_));
     }
-    for (int64_t n = 0; n < batch; ++n) {
+    run_batch(image, batch, residual, y, out_bits, parallel_for, [&](int64_t n) {
         const uint32_t* own = bits + n * height * words * width;
         if (padded)
             for (int64_t line = 0; line < height * words; ++line)
                 std::memcpy(canvas + (g.top * words + line) * padded_width + g.left, own + line * width,
                             static_cast<size_t>(width) * sizeof(uint32_t));
-        image.pixels = padded ? canvas : own;
-        image.residual = residual == nullptr ? nullptr : residual + n * out_pixels * g.outputs;
-        image.bits = out_bits != nullptr && straight ? out_bits + n * out_words * out_pixels : nullptr;
-        image.y = y != nullptr     ? y + n * out_pixels * g.outputs
-                  : straight       ? nullptr
-                                   : scratch(y_buffer, out_pixels * g.outputs);
-        run_image(image, parallel_for);
-        if (straight) continue;
-        for (int64_t row = 0; row < image.rows; ++row) {
-            const auto step = [&](int i) { return sign_[i].empty() ? nullptr : sign_[i].data(); };
-            kernels_.binarize({image.y + row * image.columns * g.outputs, image.columns, g.outputs, g.out_groups,
-                               step(0), step(1), out_bits + (n * image.rows + row) * out_words * image.columns});
+        return reinterpret_cast<const char*>(padded ? canvas : own);
+    });
+}
+
+namespace {
+
+// Whether every output has an input channel of its own: then the lanes of a block lie side by side in the image.
+bool is_channelwise(const Geometry& g) { return g.groups > 1 && g.groups == g.channels && g.groups == g.outputs; }
+
+// Values that lie side by side and are multiplied one after the other: a kernel row's where it has no dilation and all
+// channels are of one group; else a tap's.
+int64_t run_of(const Geometry& g) {
+    const int64_t channels = g.channels / g.groups;
+    return g.groups == 1 && g.dilation_x == 1 ? g.kernel_width * channels : channels;
+}
+
+int64_t grid_terms(const Geometry& g) {
+    const int64_t run = run_of(g), values = g.kernel_height * g.kernel_width * (g.channels / g.groups);
+    return values / run * ((run + 1) / 2);
+}
+
+}  // namespace
+
+GridLayer::GridLayer(const Geometry& geometry, const int8_t* weights, float input_scale, int64_t levels,
+                     const Channelwise& channelwise, const Kernels& kernels)
+    : Layer(geometry, is_channelwise(geometry) ? 1 : geometry.groups, grid_terms(geometry), channelwise, kernels,
+            is_channelwise(geometry) ? kernels.channelwise_row : kernels.grid_row),
+      input_scale_(input_scale),
+      levels_(static_cast<float>(levels)),
+      channelwise_(is_channelwise(geometry)),
+      run_(run_of(geometry)) {
+    const Geometry& g = geometry_;
+    const int64_t lanes = kernels_.lanes, pairs = (run_ + 1) / 2;
+    const int64_t values = g.kernel_height * g.kernel_width * (g.channels / g.groups);
+    for (int64_t block = 0; block < blocks(); ++block)
+        for (int64_t lane = 0; lane < channels_of(block); ++lane) {
+            const int8_t* own = weights + (first_channel(block) + lane) * values;
+            for (int64_t i = 0; i < values; ++i) {
+                const int64_t term = i / run_ * pairs + i % run_ / 2;
+                const auto half = static_cast<uint32_t>(static_cast<uint16_t>(static_cast<int16_t>(own[i])));
+                weights_[static_cast<size_t>((block * terms_ + term) * lanes + lane)] |= half << (i % run_ % 2 * 16);
+            }
         }
-    }
+}
+
+void GridLayer::bases_of(const Image&, int64_t, int64_t, int64_t, int32_t*) const {}  // sums begin with 0
+
+void GridLayer::run(const float* x, int64_t batch, int64_t height, int64_t width, const float* residual, float* y,
+                    uint32_t* out_bits, const ParallelFor& parallel_for) const {
+    static thread_local Lines<int16_t> canvas_buffer;
+    static thread_local Lines<int32_t> offset_buffer;
+    const Geometry& g = geometry_;
+    const int64_t padded_height = height + g.top + g.bottom;
+    const int64_t line = (width + g.left + g.right) * g.channels;  // cells of a padded row
+
+    Image image{};
+    image.row_bytes = g.stride_y * line * static_cast<int64_t>(sizeof(int16_t));
+    image.group_bytes = g.channels / g.groups * static_cast<int64_t>(sizeof(int16_t));
+    image.block_bytes = channelwise_ ? kernels_.lanes * static_cast<int64_t>(sizeof(int16_t)) : 0;
+    image.step = g.stride_x * g.channels;
+    image.height = height;
+    image.width = width;
+    image.rows = g.output_height(height);
+    image.columns = g.output_width(width);
+    if (batch == 0 || image.rows == 0 || image.columns == 0) return;
+    int32_t* offsets = scratch(offset_buffer, terms_);
+    image.offsets = offsets;
+    const int64_t runs = g.kernel_width * (g.channels / g.groups) / run_;  // in a row of the kernel
+    for (int64_t ky = 0; ky < g.kernel_height; ++ky)
+        for (int64_t i = 0; i < runs; ++i)
+            for (int64_t value = 0; value < run_; value += 2)
+                *offsets++ = static_cast<int32_t>(ky * g.dilation_y * line + i * g.dilation_x * g.channels + value);
+
+    // The last pair of an odd run reads one value more, and the last block of channels the rest of its lanes; their
+    // weights are 0.
+    const int64_t cells = padded_height * line + kernels_.lanes;
+    int16_t* canvas = scratch(canvas_buffer, cells);
+    std::fill_n(canvas, cells, int16_t{0});
+    run_batch(image, batch, residual, y, out_bits, parallel_for, [&](int64_t n) {
+        for (int64_t row = 0; row < height; ++row)
+            kernels_.snap(x + (n * height + row) * width * g.channels, width * g.channels, input_scale_, levels_,
+                          canvas + (g.top + row) * line + g.left * g.channels);
+        return reinterpret_cast<const char*>(canvas);
+    });
 }
 
 }  // namespace edgefold

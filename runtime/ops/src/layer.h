@@ -1,4 +1,4 @@
-// A binary layer, prepared once when a session is created, and run on many inputs.
+// Layers, prepared once when a session is created, and run on many inputs: binary ones, and real ones on a grid.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,7 @@ struct Geometry {
     int64_t left = 0;
     int64_t bottom = 0;
     int64_t right = 0;
-    int pad_value = 0;       // what stands outside the image: 0, 1 or -1
+    int pad_value = 0;       // what stands outside the image: 0, 1 or -1; of a layer on a grid 0
     int64_t out_groups = 1;  // groups of the layer that reads the signs of the output
 
     int64_t output_height(int64_t height) const;
@@ -75,13 +75,79 @@ struct ParallelFor {
     }
 };
 
+// What the kinds of layers have in common: blocks of output channels, rows and threads, and what stands behind the
+// sums.
 class Layer {
+   public:
+    Layer(const Layer&) = delete;
+    Layer& operator=(const Layer&) = delete;
+
+    const Geometry& geometry() const { return geometry_; }
+
+   protected:
+    // What all rows of one image have in common.
+    struct Image {
+        const char* cells;      // of the image with its padding
+        int64_t row_bytes;      // from one row of outputs to the next
+        int64_t group_bytes;    // from one group's channels to the next
+        int64_t block_bytes;    // from one block's channels to the next, where every output has a channel of its own
+        int64_t step;           // cells from one output to the next
+        const int32_t* offsets;
+        int64_t height, width;  // without the padding
+        int64_t rows, columns;  // of the output
+        int64_t left, right;    // columns at either side with a base of their own
+        const float* residual;
+        float* y;
+        uint32_t* bits;
+
+        int64_t bases() const { return 1 + left + right; }
+    };
+
+    // block_groups: groups whose outputs do not share a block.
+    Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, const Channelwise& channelwise,
+          const Kernels& kernels, void (*row)(const Row&));
+    ~Layer() = default;
+
+    int64_t blocks() const { return block_groups_ * blocks_per_group_; }
+    int64_t first_channel(int64_t block) const;
+    int64_t channels_of(int64_t block) const;
+
+    // Runs `batch` images; `cells_of(n)` gives the padded cells of one, before the first of its rows is computed.
+    template <typename CellsOf>
+    void run_batch(Image image, int64_t batch, const float* residual, float* y, uint32_t* out_bits,
+                   const ParallelFor& parallel_for, CellsOf cells_of) const;
+
+    // The bases of a block, for a row whose taps [top, end) lie inside: the interior's, then those of the edges.
+    virtual void bases_of(const Image& image, int64_t block, int64_t top, int64_t end, int32_t* bases) const = 0;
+
+    Geometry geometry_;
+    const Kernels& kernels_;
+    int64_t block_groups_;
+    int64_t blocks_per_group_;       // blocks of `lanes` output channels
+    int64_t terms_;                  // cells, or pairs of them, that one output reads
+    Lines<uint32_t> weights_;        // [block][terms][lanes], or paired
+
+   private:
+    void run_image(const Image& image, const ParallelFor& parallel_for) const;
+    void run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
+                  int64_t end_block) const;
+    void run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const;
+    void sign_image(const Image& image, uint32_t* out_bits) const;
+    bool blocks_lie_on_bytes() const;
+
+    void (*row_)(const Row&);
+    Lines<float> channelwise_[6];  // [block][lanes] each, empty where the step is left out
+    std::vector<float> sign_[2];   // [outputs], for signs that are not made block by block
+    bool blocks_lie_on_bytes_;
+};
+
+// Products of signs.
+class BinaryLayer final : public Layer {
    public:
     // weights: [outputs, kernel height, kernel width, words of a group], as ../README.md says; bits behind the last
     // channel are ignored. The geometry is valid: positive sizes, groups that divide, channels * kernel below 2^24.
-    Layer(const Geometry& geometry, const uint32_t* weights, const Channelwise& channelwise, const Kernels& kernels);
-
-    const Geometry& geometry() const { return geometry_; }
+    BinaryLayer(const Geometry& geometry, const uint32_t* weights, const Channelwise& channelwise,
+                const Kernels& kernels);
 
     // bits: [batch, height, input words, width]. residual and y: [batch, output height, output width, outputs], null
     // where there is none. out_bits: [batch, output height, output words, output width], or null.
@@ -89,29 +155,31 @@ class Layer {
              uint32_t* out_bits, const ParallelFor& parallel_for) const;
 
    private:
-    struct Image;
+    void bases_of(const Image& image, int64_t block, int64_t top, int64_t end, int32_t* bases) const override;
 
-    void run_image(const Image& image, const ParallelFor& parallel_for) const;
-    void run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
-                  int64_t end_block) const;
-    void run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const;
-    void bases_of(const Image& image, int64_t block, int64_t top, int64_t bottom, int32_t* bases) const;
-    void pack_weights(const uint32_t* weights);
-    int64_t blocks() const { return geometry_.groups * blocks_per_group_; }
-    int64_t first_channel(int64_t block) const;
-    bool blocks_lie_on_bytes() const;
+    int64_t group_words_;  // words of one group in one pixel
+    Lines<int32_t> taps_;  // [block][kernel height + 1][kernel width + 1][lanes], sums over taps before
+    Lines<int32_t> ones_;  // [block][lanes], twice the weights' set bits
+};
 
-    Geometry geometry_;
-    const Kernels& kernels_;
-    int64_t blocks_per_group_;       // blocks of `lanes` output channels
-    int64_t group_words_;            // words of one group in one pixel
-    int64_t terms_;                  // words that one output reads
-    Lines<uint32_t> weights_;  // [block][terms][lanes], or paired
-    Lines<int32_t> taps_;      // [block][kernel height + 1][kernel width + 1][lanes], sums over taps before
-    Lines<int32_t> ones_;      // [block][lanes], twice the weights' set bits
-    Lines<float> channelwise_[6];  // [block][lanes] each, empty where the step is left out
-    std::vector<float> sign_[2];         // [outputs], for signs that are not made block by block
-    bool blocks_lie_on_bytes_;
+// Products of integers: activations snapped to a grid of `levels` steps to either side of 0, and weights of 8 bits.
+class GridLayer final : public Layer {
+   public:
+    // weights: [outputs, kernel height, kernel width, channels / groups].
+    GridLayer(const Geometry& geometry, const int8_t* weights, float input_scale, int64_t levels,
+              const Channelwise& channelwise, const Kernels& kernels);
+
+    // x: [batch, height, width, channels]; the rest as for BinaryLayer.
+    void run(const float* x, int64_t batch, int64_t height, int64_t width, const float* residual, float* y,
+             uint32_t* out_bits, const ParallelFor& parallel_for) const;
+
+   private:
+    void bases_of(const Image& image, int64_t block, int64_t top, int64_t end, int32_t* bases) const override;
+
+    float input_scale_;
+    float levels_;
+    bool channelwise_;
+    int64_t run_;  // values that lie side by side in the image for every kernel row (and column, unless they all do)
 };
 
 }  // namespace edgefold

@@ -1,11 +1,13 @@
 // Random layers, and what they must give by a loop over everything: no table, no packing, no second thought.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,7 +28,14 @@ inline int64_t between(Random& random, int64_t least, int64_t most) {
 struct Case {
     Geometry geometry;
     int64_t batch = 1, height = 1, width = 1;
+    // Of a binary layer.
     std::vector<uint32_t> weights, bits;
+    // Of a layer on a grid, which has levels.
+    std::vector<int8_t> factors;
+    std::vector<float> x;
+    float input_scale = 1;
+    int64_t levels = 0;
+
     Channelwise channelwise;
     std::vector<float> residual;  // empty: none
 
@@ -36,9 +45,9 @@ struct Case {
         const Geometry& g = geometry;
         char text[400];
         std::snprintf(text, sizeof text,
-                      "%lldx%lldx%lldx%lld -> %lld, kernel %lldx%lld, strides %lldx%lld, dilations %lldx%lld, pads %lld "
+                      "%s %lldx%lldx%lldx%lld -> %lld, kernel %lldx%lld, strides %lldx%lld, dilations %lldx%lld, pads %lld "
                       "%lld %lld %lld with %d, groups %lld and %lld",
-                      (long long)batch, (long long)height, (long long)width, (long long)g.channels, (long long)g.outputs,
+                      levels != 0 ? "grid" : "binary", (long long)batch, (long long)height, (long long)width, (long long)g.channels, (long long)g.outputs,
                       (long long)g.kernel_height, (long long)g.kernel_width, (long long)g.stride_y,
                       (long long)g.stride_x, (long long)g.dilation_y, (long long)g.dilation_x, (long long)g.top,
                       (long long)g.left, (long long)g.bottom, (long long)g.right, g.pad_value, (long long)g.groups,
@@ -79,10 +88,12 @@ inline int64_t divisor_of(Random& random, int64_t value, int64_t most) {
     return found[static_cast<size_t>(between(random, 0, static_cast<int64_t>(found.size()) - 1))];
 }
 
-inline Case random_case(Random& random) {
+constexpr int64_t kMostSum = int64_t{1} << 24;
+
+inline Case random_case(Random& random, bool grid) {
     Case c;
     Geometry& g = c.geometry;
-    const bool linear = between(random, 0, 9) == 0;
+    const bool linear = !grid && between(random, 0, 9) == 0;
     g.groups = linear ? 1 : between(random, 0, 2) != 0 ? 1 : between(random, 2, 6);
     g.channels = g.groups * between(random, 1, between(random, 0, 3) == 0 ? 520 / g.groups : 40);
     g.outputs = g.groups * between(random, 1, between(random, 0, 3) == 0 ? 80 : 20);
@@ -103,7 +114,7 @@ inline Case random_case(Random& random) {
         g.left = between(random, 0, most);
         g.bottom = between(random, 0, most);
         g.right = between(random, 0, most);
-        g.pad_value = static_cast<int>(between(random, -1, 1));
+        g.pad_value = grid ? 0 : static_cast<int>(between(random, -1, 1));
         do {
             c.height = between(random, 1, 12);
             c.width = between(random, 1, 20);
@@ -111,12 +122,25 @@ inline Case random_case(Random& random) {
             if (c.columns() < 1) g.right += 3;
         } while (c.rows() < 1 || c.columns() < 1);
     }
-    const int64_t group_words = g.input_words() / g.groups;
-    c.weights = random_words(random, g.outputs * g.kernel_height * g.kernel_width * group_words);
-    c.bits = random_words(random, c.batch * c.height * g.input_words() * c.width);
-    for (size_t i = 0; i < c.bits.size(); ++i) {
-        const int64_t word = static_cast<int64_t>(i) / c.width % g.input_words() % group_words;
-        c.bits[i] &= tail_mask(g.channels / g.groups, word);
+    if (grid) {
+        // Levels and weights as large as the sum allows: its bound is what keeps every partial sum exact.
+        const int64_t products = g.kernel_height * g.kernel_width * (g.channels / g.groups);
+        const int64_t most = std::min<int64_t>(127, (kMostSum - 1) / products);
+        c.levels = between(random, 1, std::min<int64_t>(32767, (kMostSum - 1) / (products * most)));
+        c.input_scale = std::ldexp(1.0f, static_cast<int>(between(random, -2, 8)));
+        c.factors.resize(static_cast<size_t>(g.outputs * products));
+        for (int8_t& factor : c.factors) factor = static_cast<int8_t>(between(random, -most, most));
+        c.x = random_floats(random, c.batch * c.height * c.width * g.channels, true);
+        const float spread = static_cast<float>(c.levels) / c.input_scale;
+        for (float& value : c.x) value *= between(random, 0, 3) == 0 ? 4 * spread : spread;
+    } else {
+        const int64_t group_words = g.input_words() / g.groups;
+        c.weights = random_words(random, g.outputs * g.kernel_height * g.kernel_width * group_words);
+        c.bits = random_words(random, c.batch * c.height * g.input_words() * c.width);
+        for (size_t i = 0; i < c.bits.size(); ++i) {
+            const int64_t word = static_cast<int64_t>(i) / c.width % g.input_words() % group_words;
+            c.bits[i] &= tail_mask(g.channels / g.groups, word);
+        }
     }
     c.channelwise.scale = random_floats(random, g.outputs);
     c.channelwise.bias = random_floats(random, g.outputs);
@@ -149,16 +173,24 @@ inline Outputs naive_outputs(const Case& c) {
     Outputs out;
     out.y.resize(static_cast<size_t>(c.batch * rows * columns * g.outputs));
     out.bits.resize(static_cast<size_t>(c.batch * rows * g.output_words() * columns));
-    const auto input = [&](int64_t n, int64_t row, int64_t column, int64_t group, int64_t channel) -> int {
+    const auto input = [&](int64_t n, int64_t row, int64_t column, int64_t group, int64_t channel) -> int64_t {
         if (row < 0 || row >= c.height || column < 0 || column >= c.width) return g.pad_value;
+        if (c.levels != 0) {
+            const int64_t pixel = (n * c.height + row) * c.width + column;
+            const float x = c.x[static_cast<size_t>(pixel * g.channels + group * group_channels + channel)];
+            const float most = static_cast<float>(c.levels), q = rounded(x * c.input_scale);
+            return std::isnan(q) ? -c.levels : static_cast<int64_t>(std::nearbyint(std::fmin(std::fmax(q, -most), most)));
+        }
         const int64_t word = group * group_words + channel / 32;
         const uint32_t bits =
             c.bits[static_cast<size_t>(((n * c.height + row) * g.input_words() + word) * c.width + column)];
         return (bits >> channel % 32 & 1u) != 0 ? -1 : 1;
     };
-    const auto weight = [&](int64_t o, int64_t ky, int64_t kx, int64_t channel) -> int {
-        const size_t at = static_cast<size_t>(((o * g.kernel_height + ky) * g.kernel_width + kx) * group_words + channel / 32);
-        return (c.weights[at] >> channel % 32 & 1u) != 0 ? -1 : 1;
+    const auto weight = [&](int64_t o, int64_t ky, int64_t kx, int64_t channel) -> int64_t {
+        const int64_t tap = (o * g.kernel_height + ky) * g.kernel_width + kx;
+        if (c.levels != 0) return c.factors[static_cast<size_t>(tap * group_channels + channel)];
+        const uint32_t bits = c.weights[static_cast<size_t>(tap * group_words + channel / 32)];
+        return (bits >> channel % 32 & 1u) != 0 ? -1 : 1;
     };
     for (int64_t n = 0; n < c.batch; ++n)
         for (int64_t row = 0; row < rows; ++row)
@@ -241,15 +273,33 @@ class Guarded {
     T* data_;
 };
 
-inline Outputs run_layer(const Layer& layer, const Case& c, bool want_y, bool want_bits,
-                         const ParallelFor& parallel_for = {}) {
-    const int64_t pixels = c.batch * c.rows() * c.columns();
-    Guarded<uint32_t> in(c.bits);
-    Guarded<float> residual(c.residual);
-    Guarded<float> y(want_y ? static_cast<size_t>(pixels * c.geometry.outputs) : 0, 0.5f);
-    Guarded<uint32_t> bits(want_bits ? static_cast<size_t>(pixels * c.geometry.output_words()) : 0, 0xa5a5a5a5u);
-    layer.run(in.data(), c.batch, c.height, c.width, residual.data(), y.data(), bits.data(), parallel_for);
-    return {y.values(), bits.values()};
-}
+// A layer of either kind, on memory of exactly the size that is needed.
+class AnyLayer {
+   public:
+    AnyLayer(const Case& c, const Kernels& kernels) {
+        if (c.levels != 0)
+            grid_ = std::make_unique<GridLayer>(c.geometry, c.factors.data(), c.input_scale, c.levels, c.channelwise,
+                                                kernels);
+        else
+            binary_ = std::make_unique<BinaryLayer>(c.geometry, c.weights.data(), c.channelwise, kernels);
+    }
+
+    Outputs run(const Case& c, bool want_y, bool want_bits, const ParallelFor& parallel_for = {}) const {
+        const int64_t pixels = c.batch * c.rows() * c.columns();
+        Guarded<uint32_t> in(c.bits);
+        Guarded<float> x(c.x), residual(c.residual);
+        Guarded<float> y(want_y ? static_cast<size_t>(pixels * c.geometry.outputs) : 0, 0.5f);
+        Guarded<uint32_t> bits(want_bits ? static_cast<size_t>(pixels * c.geometry.output_words()) : 0, 0xa5a5a5a5u);
+        if (grid_ != nullptr)
+            grid_->run(x.data(), c.batch, c.height, c.width, residual.data(), y.data(), bits.data(), parallel_for);
+        else
+            binary_->run(in.data(), c.batch, c.height, c.width, residual.data(), y.data(), bits.data(), parallel_for);
+        return {y.values(), bits.values()};
+    }
+
+   private:
+    std::unique_ptr<BinaryLayer> binary_;
+    std::unique_ptr<GridLayer> grid_;
+};
 
 }  // namespace edgefold

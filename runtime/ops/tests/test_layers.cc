@@ -1,8 +1,10 @@
-// Random layers and signs on every instruction set of this machine, against naive loops.
+// Random layers, signs and poolings on every instruction set of this machine, against naive loops.
 //
 //     test_layers [CASES [SEED]]
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "naive.h"
@@ -11,14 +13,14 @@ namespace {
 
 using namespace edgefold;
 
-void check_layer(Random& random, const Kernels* const* kernels, size_t count) {
-    const Case c = random_case(random);
+void check_layer(Random& random, const Kernels* const* kernels, size_t count, bool grid) {
+    const Case c = random_case(random, grid);
     const Outputs expected = naive_outputs(c);
     for (size_t i = 0; i < count; ++i) {
-        const Layer layer(c.geometry, c.weights.data(), c.channelwise, *kernels[i]);
-        compare(c, expected, run_layer(layer, c, true, true), kernels[i]->name);
-        compare(c, expected, run_layer(layer, c, true, false), kernels[i]->name);
-        compare(c, expected, run_layer(layer, c, false, true), kernels[i]->name);
+        const AnyLayer layer(c, *kernels[i]);
+        compare(c, expected, layer.run(c, true, true), kernels[i]->name);
+        compare(c, expected, layer.run(c, true, false), kernels[i]->name);
+        compare(c, expected, layer.run(c, false, true), kernels[i]->name);
     }
 }
 
@@ -52,6 +54,55 @@ void check_signs(Random& random, const Kernels* const* kernels, size_t count) {
     }
 }
 
+void check_pooling(Random& random, const Kernels* const* kernels, size_t count) {
+    Pooling p;
+    p.mean = between(random, 0, 1) != 0;
+    p.channels = between(random, 1, 70);
+    p.height = between(random, 1, 9);
+    p.width = between(random, 1, 9);
+    p.window_height = between(random, 1, p.mean ? p.height : 5);
+    p.window_width = between(random, 1, p.mean ? p.width : 5);
+    p.stride = between(random, 1, 4);
+    // A mean takes no padding; a maximum less than its window.
+    const int64_t padding = p.mean ? 0 : between(random, 0, p.window_width - 1);
+    const int64_t room = p.width + padding - p.window_width;  // padded at the left only, or the last windows shrink
+    p.left = -padding;
+    p.columns = room < 0 ? 1 : room / p.stride + 1;
+    p.top = p.mean ? between(random, 0, p.height - p.window_height) : between(random, 1 - p.window_height, p.height - 1);
+    std::vector<float> image = random_floats(random, p.height * p.width * p.channels, p.mean);
+    const float share = 1.0f / static_cast<float>(p.window_height * p.window_width);
+    std::vector<float> expected;
+    for (int64_t column = 0; column < p.columns; ++column)
+        for (int64_t channel = 0; channel < p.channels; ++channel) {
+            float sum = 0, most = -std::numeric_limits<float>::infinity();
+            bool first = true;
+            for (int64_t i = 0; i < p.window_height * p.window_width; ++i) {
+                const int64_t row = p.top + i / p.window_width, at = p.left + column * p.stride + i % p.window_width;
+                if (row < 0 || row >= p.height || at < 0 || at >= p.width) continue;
+                const float x = image[static_cast<size_t>((row * p.width + at) * p.channels + channel)];
+                sum = first ? x : rounded(sum + x);
+                most = std::max(most, x);
+                first = false;
+            }
+            expected.push_back(p.mean ? rounded(sum * share) : most);
+        }
+    for (size_t i = 0; i < count; ++i) {
+        Guarded<float> in(image), out(expected.size(), 0.5f);
+        p.image = in.data();
+        p.y = out.data();
+        kernels[i]->pool(p);
+        const std::vector<float> came = out.values();
+        for (size_t at = 0; at < came.size(); ++at)
+            if (!same(came[at], expected[at])) {
+                std::fprintf(stderr, "%s: %s of %lldx%lld windows: Y[%zu] is %.9g, expected %.9g\n", kernels[i]->name,
+                             p.mean ? "mean" : "maximum", static_cast<long long>(p.window_height),
+                             static_cast<long long>(p.window_width), at, static_cast<double>(came[at]),
+                             static_cast<double>(expected[at]));
+                std::exit(1);
+            }
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -60,7 +111,9 @@ int main(int argc, char** argv) {
     size_t count = 0;
     const Kernels* const* kernels = available_kernels(&count);
     for (int64_t i = 0; i < cases; ++i) {
-        check_layer(random, kernels, count);
+        check_layer(random, kernels, count, false);
+        check_layer(random, kernels, count, true);
+        check_pooling(random, kernels, count);
         check_signs(random, kernels, count);
     }
     std::printf("%lld cases equal on", static_cast<long long>(cases));

@@ -28,10 +28,10 @@ void run_on_threads(void*, void (*body)(void*, size_t), size_t count, void* data
 }
 
 // Large enough that a layer is cut into tiles, by rows, by blocks and by both.
-Case large_case(Random& random) {
+Case large_case(Random& random, bool grid) {
     Case c;
     do {
-        c = random_case(random);
+        c = random_case(random, grid);
     } while (c.rows() * c.columns() * c.geometry.outputs * c.geometry.input_words() < 16 * 1024);
     return c;
 }
@@ -45,12 +45,11 @@ int main(int argc, char** argv) {
     const Kernels* const* kernels = available_kernels(&count);
     std::vector<Case> cases;
     std::vector<Outputs> expected;
-    std::vector<Layer> layers;
+    std::vector<AnyLayer> layers;
     for (int i = 0; i < 6; ++i) {
-        cases.push_back(large_case(random));
+        cases.push_back(large_case(random, i % 2 != 0));
         expected.push_back(naive_outputs(cases.back()));
-        layers.emplace_back(cases.back().geometry, cases.back().weights.data(), cases.back().channelwise,
-                            *kernels[static_cast<size_t>(i) % count]);
+        layers.emplace_back(cases.back(), *kernels[static_cast<size_t>(i) % count]);
     }
     const ParallelFor parallel_for{run_on_threads, nullptr};
     std::vector<std::thread> callers;
@@ -59,7 +58,7 @@ int main(int argc, char** argv) {
             for (int round = 0; round < rounds; ++round)
                 for (size_t i = 0; i < cases.size(); ++i) {
                     const size_t at = (i + static_cast<size_t>(caller)) % cases.size();
-                    compare(cases[at], expected[at], run_layer(layers[at], cases[at], true, true, parallel_for), "threads");
+                    compare(cases[at], expected[at], layers[at].run(cases[at], true, true, parallel_for), "threads");
                 }
         });
     for (std::thread& caller : callers) caller.join();

@@ -22,9 +22,7 @@ def test_layers_and_threads_equal_naive_loops_on_every_instruction_set() -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_kernels_are_clean_under_the_sanitizers(sanitizer: str) -> None:
-    name = f"ops-{sanitizer.replace(',', '-')}"
-    options = ["-DEDGEFOLD_OPS_TESTS=ON", f"-DEDGEFOLD_SANITIZE={sanitizer}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
-    tests = ops_builds.build(name, ops_builds.OPS, *options) / "tests"
+    tests = ops_builds.sanitized(sanitizer) / "tests"
     cases = int(os.environ.get("EDGEFOLD_LAYER_CASES", "60"))
     for command in ([tests / "test_layers", str(cases), "5"], [tests / "test_threads", "2"]):
         done = subprocess.run(command, capture_output=True, text=True)

@@ -80,9 +80,9 @@ def test_an_instruction_set_that_is_changed_too_late_is_an_error(monkeypatch):
         onnxruntime.InferenceSession(packed_models.image_classifier().SerializeToString(), options)
 
 
-def fuzz(count: int, seed: int, **environment: str) -> None:
+def fuzz(library: Path, count: int, seed: int, *options: str, **environment: str) -> None:
     done = subprocess.run(
-        [sys.executable, FUZZ, ops_builds.operators(), str(count), str(seed)],
+        [sys.executable, FUZZ, library, str(count), str(seed), *options],
         capture_output=True, text=True, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, f"seed {seed}: {done.returncode}\n{done.stderr[-3000:]}"
@@ -90,14 +90,24 @@ def fuzz(count: int, seed: int, **environment: str) -> None:
     made, refused = sum(counts["made"].values()), sum(counts["refused"].values())
     assert refused > 0.7 * made
     assert counts["by_operator"] > 0.4 * made
-    print(counts)
 
 
 def test_malformed_nodes_are_answered_by_errors():
-    fuzz(3000, seed=0)
+    fuzz(ops_builds.operators(), 3000, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="puts GCC's sanitizers before Python by LD_PRELOAD")
+def test_malformed_nodes_are_clean_under_the_sanitizers():
+    library = ops_builds.sanitized("address,undefined") / "libedgefold_ops.so"
+    runtimes = [ops_builds.run("g++", f"-print-file-name=lib{name}.so").stdout.strip() for name in ("asan", "ubsan")]
+    fuzz(
+        library, 2000, 2, "unlimited",
+        LD_PRELOAD=" ".join(runtimes), ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
+    )  # fmt: skip
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("isa", ["", "portable"])
 def test_many_malformed_nodes_are_answered_by_errors(isa):
-    fuzz(int(os.environ.get("EDGEFOLD_MALFORMED_NODES", "100000")), seed=1, EDGEFOLD_ISA=isa)
+    fuzz(ops_builds.operators(), int(os.environ.get("EDGEFOLD_MALFORMED_NODES", "100000")), seed=1, EDGEFOLD_ISA=isa)
