@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from export.binary_layers import per_channel, products_of_signs
 from export.onnx_graph import Node, OnnxGraph
 
 
-def pool_before_affine(graph: OnnxGraph) -> None:
+def pool_before_affine(graph: OnnxGraph, *, but: Collection[Node] = ()) -> None:
     """Put max pools before the batch norm and the activation of the real convolution in front of them.
 
     Rounding never turns an order around, so `max(x) * a + b` is `max(x * a + b)` to the bit where `a` is not negative.
     Where it is, the convolution gives -x, just as exactly, and the factor is -a. It is a quarter of the work, and the
-    pool then stands between the convolution and a factor that an engine could fold into its weights.
+    pool then stands between the convolution and a factor that an engine could fold into its weights. but: convolutions
+    after which nothing is moved.
     """
     binary = products_of_signs(graph)
     for pool in [node for node in graph.nodes if node.operator == "MaxPool"]:
         chain = _chain_before(graph, pool)
-        if chain and chain[0] not in binary:
+        if chain and chain[0] not in binary and chain[0] not in but:
             _move(graph, chain, pool)
 
 
