@@ -93,7 +93,8 @@ int main(int arguments, char** argument) {
 #endif
     std::mt19937 random(0);
     struct Shape { int64_t channels, side; };
-    for (const Shape shape : {Shape{64, 56}, Shape{128, 28}, Shape{256, 14}, Shape{512, 7}}) {
+    for (const Shape shape : {Shape{64, 56}, Shape{128, 28}, Shape{256, 14}, Shape{512, 7}, Shape{64, 32}, Shape{128, 16},
+                              Shape{256, 8}, Shape{512, 4}}) {
         edgefold::Geometry g;
         g.channels = g.outputs = shape.channels;
         g.kernel_height = g.kernel_width = 3;

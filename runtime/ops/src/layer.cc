@@ -39,6 +39,10 @@ struct Taps {
 
 Taps taps_inside(int64_t position, int64_t stride, int64_t before, int64_t dilation, int64_t kernel, int64_t size) {
     const int64_t start = position * stride - before;  // where tap 0 lies
+    if (dilation == 1) {                               // without divisions
+        const int64_t first = std::clamp(-start, int64_t{0}, kernel);
+        return {first, std::max(first, std::min(kernel, size - start))};
+    }
     const int64_t first = start >= 0 ? 0 : std::min(kernel, (-start + dilation - 1) / dilation);
     const int64_t end = start >= size ? first : std::min(kernel, (size - 1 - start) / dilation + 1);
     return {first, std::max(first, end)};
@@ -82,6 +86,14 @@ Layer::Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, cons
     }
     sign_[0] = channelwise.sign_scale;
     sign_[1] = channelwise.sign_bias;
+    odd_ = geometry.channels / geometry.groups % 2 != 0;
+    const int64_t per_group = geometry_.outputs / geometry_.out_groups;
+    for (int64_t block = 0; block < blocks(); ++block) {
+        const int64_t channel = first_channel(block), within = channel % per_group;
+        places_.push_back({channel, channels_of(block), block / blocks_per_group_, block % blocks_per_group_,
+                           channel / per_group * (geometry_.output_words() / geometry_.out_groups) + within / kWordBits,
+                           within % kWordBits / 8});
+    }
     blocks_lie_on_bytes_ = blocks_lie_on_bytes();
     weights_.assign(static_cast<size_t>(blocks() * terms_ * lanes), 0);
 }
@@ -107,12 +119,13 @@ bool Layer::blocks_lie_on_bytes() const {
     return true;
 }
 
-void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const {
+// The row of a block whose bases lie at `bases`.
+Row Layer::row_of(const Image& image, int64_t row, int64_t block, const int32_t* bases) const {
     const Geometry& g = geometry_;
-    const int64_t lanes = kernels_.lanes, channel = first_channel(block);
+    const Place& place = places_[static_cast<size_t>(block)];
+    const int64_t lanes = kernels_.lanes;
     Row job;
-    job.cells = image.cells + row * image.row_bytes + block / blocks_per_group_ * image.group_bytes +
-                block % blocks_per_group_ * image.block_bytes;
+    job.cells = image.cells + row * image.row_bytes + place.group * image.group_bytes + place.block * image.block_bytes;
     job.offsets = image.offsets;
     job.weights = weights_.data() + block * terms_ * lanes;
     job.terms = terms_;
@@ -122,45 +135,54 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
     job.edges = bases + lanes;
     job.left = image.left;
     job.right = image.right;
-    job.odd = g.channels / g.groups % 2 != 0;
+    job.odd = odd_;
     const auto step = [&](int i) {
         return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes;
     };
     job.epilogue = {step(0), step(1), step(2), step(3), step(4), step(5)};
-    job.channels = channels_of(block);
+    job.channels = place.channels;
     job.pixel_stride = g.outputs;
-    const int64_t first = row * image.columns * g.outputs + channel;
+    const int64_t first = row * image.columns * g.outputs + place.channel;
     job.residual = image.residual == nullptr ? nullptr : image.residual + first;
     job.y = image.y == nullptr ? nullptr : image.y + first;
     job.bits = nullptr;
     if (image.bits != nullptr) {
-        const int64_t per_group = g.outputs / g.out_groups, within = channel % per_group;
-        const int64_t word = channel / per_group * (g.output_words() / g.out_groups) + within / kWordBits;
-        uint32_t* first_word = image.bits + (row * g.output_words() + word) * image.columns;
-        job.bits = reinterpret_cast<uint8_t*>(first_word) + within % kWordBits / 8;
+        uint32_t* first_word = image.bits + (row * g.output_words() + place.word) * image.columns;
+        job.bits = reinterpret_cast<uint8_t*>(first_word) + place.byte;
     }
-    row_(job);
+    return job;
 }
 
 void Layer::run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
                      int64_t end_block) const {
-    static thread_local Lines<int32_t> buffer;
+    static thread_local Lines<int32_t> base_buffer;
+    static thread_local Lines<Row> row_buffer;
     const Geometry& g = geometry_;
     const int64_t lanes = kernels_.lanes, size = image.bases() * lanes;
+    const int64_t row_values = image.columns * g.outputs, row_words = image.columns * g.output_words();
     const auto taps = [&](int64_t row) {
         return taps_inside(row, g.stride_y, g.top, g.dilation_y, g.kernel_height, image.height);
     };
     const auto run = [&](int64_t from_block, int64_t to_block) {
-        int32_t* bases = scratch(buffer, (to_block - from_block) * size);
+        const int64_t count = to_block - from_block;
+        int32_t* bases = scratch(base_buffer, count * size);
+        Row* jobs = scratch(row_buffer, count);
+        for (int64_t i = 0; i < count; ++i) jobs[i] = row_of(image, first_row, from_block + i, bases + i * size);
         Taps last{-1, -1};
         for (int64_t row = first_row; row < end_row; ++row) {
             if (const Taps now = taps(row); now != last) {
-                for (int64_t block = from_block; block < to_block; ++block)
-                    bases_of(image, block, now.first, now.end, bases + (block - from_block) * size);
+                for (int64_t i = 0; i < count; ++i)
+                    bases_of(image, from_block + i, now.first, now.end, bases + i * size);
                 last = now;
             }
-            for (int64_t block = from_block; block < to_block; ++block)
-                run_row(image, row, block, bases + (block - from_block) * size);
+            for (int64_t i = 0; i < count; ++i) {
+                Row& job = jobs[i];
+                row_(job);
+                job.cells = static_cast<const char*>(job.cells) + image.row_bytes;
+                if (job.residual != nullptr) job.residual += row_values;
+                if (job.y != nullptr) job.y += row_values;
+                if (job.bits != nullptr) job.bits += row_words * static_cast<int64_t>(sizeof(uint32_t));
+            }
         }
     };
     // A row through all blocks writes whole pixels; but its weights must be read again for every row.

@@ -131,11 +131,19 @@ class Layer {
     void run_image(const Image& image, const ParallelFor& parallel_for) const;
     void run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
                   int64_t end_block) const;
-    void run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const;
+    Row row_of(const Image& image, int64_t row, int64_t block, const int32_t* bases) const;
     void sign_image(const Image& image, uint32_t* out_bits) const;
     bool blocks_lie_on_bytes() const;
 
+    // Where a block lies: its first channel and how many it has, its group and its place in it, and the word and byte
+    // of its first sign in a pixel.
+    struct Place {
+        int64_t channel, channels, group, block, word, byte;
+    };
+
     void (*row_)(const Row&);
+    bool odd_;
+    std::vector<Place> places_;
     Lines<float> channelwise_[6];  // [block][lanes] each, empty where the step is left out
     std::vector<float> sign_[2];   // [outputs], for signs that are not made block by block
     bool blocks_lie_on_bytes_;
