@@ -81,8 +81,7 @@ Layer::Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, cons
         Lines<float>& padded = channelwise_[step];
         padded.resize(static_cast<size_t>(blocks() * lanes));
         for (int64_t block = 0; block < blocks(); ++block)
-            std::copy_n(steps[step]->data() + first_channel(block), channels_of(block),
-                        padded.data() + block * lanes);
+            std::copy_n(steps[step]->data() + first_channel(block), channels_of(block), padded.data() + block * lanes);
     }
     sign_[0] = channelwise.sign_scale;
     sign_[1] = channelwise.sign_bias;
@@ -99,8 +98,7 @@ Layer::Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, cons
 }
 
 int64_t Layer::first_channel(int64_t block) const {
-    return block / blocks_per_group_ * (geometry_.outputs / block_groups_) +
-           block % blocks_per_group_ * kernels_.lanes;
+    return block / blocks_per_group_ * (geometry_.outputs / block_groups_) + block % blocks_per_group_ * kernels_.lanes;
 }
 
 int64_t Layer::channels_of(int64_t block) const {
@@ -136,9 +134,7 @@ Row Layer::row_of(const Image& image, int64_t row, int64_t block, const int32_t*
     job.left = image.left;
     job.right = image.right;
     job.odd = odd_;
-    const auto step = [&](int i) {
-        return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes;
-    };
+    const auto step = [&](int i) { return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes; };
     job.epilogue = {step(0), step(1), step(2), step(3), step(4), step(5)};
     job.channels = place.channels;
     job.pixel_stride = g.outputs;
@@ -209,8 +205,8 @@ void Layer::run_image(const Image& image, const ParallelFor& parallel_for) const
         const Tiles& t = *static_cast<const Tiles*>(data);
         const int64_t row = static_cast<int64_t>(i) / t.by_blocks, block = static_cast<int64_t>(i) % t.by_blocks;
         const int64_t rows = t.image->rows, blocks = t.layer->blocks();
-        t.layer->run_tile(*t.image, row * rows / t.by_rows, (row + 1) * rows / t.by_rows,
-                          block * blocks / t.by_blocks, (block + 1) * blocks / t.by_blocks);
+        t.layer->run_tile(*t.image, row * rows / t.by_rows, (row + 1) * rows / t.by_rows, block * blocks / t.by_blocks,
+                          (block + 1) * blocks / t.by_blocks);
     };
     parallel_for(body, static_cast<size_t>(tiles.by_rows * tiles.by_blocks), &tiles);
 }
@@ -238,7 +234,9 @@ void Layer::run_batch(Image image, int64_t batch, const float* residual, float* 
         image.cells = cells_of(n);
         image.residual = residual == nullptr ? nullptr : residual + n * pixels * g.outputs;
         image.bits = out_bits != nullptr && by_block ? out_bits + n * words : nullptr;
-        image.y = y != nullptr ? y + n * pixels * g.outputs : by_block ? nullptr : scratch(y_buffer, pixels * g.outputs);
+        image.y = y != nullptr ? y + n * pixels * g.outputs
+                  : by_block   ? nullptr
+                               : scratch(y_buffer, pixels * g.outputs);
         run_image(image, parallel_for);
         if (!by_block) sign_image(image, out_bits + n * words);
     }
@@ -268,18 +266,15 @@ BinaryLayer::BinaryLayer(const Geometry& geometry, const uint32_t* weights, cons
                         set += bit_count(bits);
                         const int64_t term = (ky * group_words_ + word) * g.kernel_width + kx;  // as in `offsets`
                         const bool paired = kernels_.paired && term < terms_ / 2 * 2;
-                        const int64_t place =
-                            paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
+                        const int64_t place = paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
                         weights_[static_cast<size_t>(block * terms_ * lanes + place)] = bits;
                     }
                     ones_[static_cast<size_t>(block * lanes + lane)] += 2 * set;
                     // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of
                     // them.
-                    const auto at = [&](int64_t y, int64_t x) -> int32_t& {
-                        return sums[(y * taps_wide + x) * lanes];
-                    };
-                    at(ky + 1, kx + 1) = static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) -
-                                         at(ky, kx);
+                    const auto at = [&](int64_t y, int64_t x) -> int32_t& { return sums[(y * taps_wide + x) * lanes]; };
+                    at(ky + 1, kx + 1) =
+                        static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) - at(ky, kx);
                 }
         }
 }
@@ -345,8 +340,8 @@ void BinaryLayer::run(const uint32_t* bits, int64_t batch, int64_t height, int64
     for (int64_t ky = 0; ky < g.kernel_height; ++ky)
         for (int64_t word = 0; word < group_words_; ++word)
             for (int64_t kx = 0; kx < g.kernel_width; ++kx)
-                *offsets++ = static_cast<int32_t>((ky * g.dilation_y * words + word) * padded_width +
-                                                  kx * g.dilation_x);
+                *offsets++ =
+                    static_cast<int32_t>((ky * g.dilation_y * words + word) * padded_width + kx * g.dilation_x);
 
     uint32_t* canvas = nullptr;
     if (padded) {

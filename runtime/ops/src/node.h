@@ -56,8 +56,8 @@ std::string required_string(const ort::Api& api, const ort::Info* info, const ch
 // The constant input `i`, or nothing where it is left out.
 bool constant(const ort::Api& api, const ort::Info* info, size_t i, ort::ElementType type, const char* name,
               Tensor* out);
-std::vector<float> channelwise(const ort::Api& api, const ort::Info* info, size_t i, const char* name,
-                               int64_t channels, bool required);
+std::vector<float> channelwise(const ort::Api& api, const ort::Info* info, size_t i, const char* name, int64_t channels,
+                               bool required);
 
 // What a run is given: input `i`, null where it is absent; memory of output `i`, null where nothing reads it.
 const ort::Value* input(const ort::Api& api, const ort::Context* context, size_t i);
