@@ -101,11 +101,21 @@ class OnnxSpec(Spec):
     kind = "onnx"
 
 
-FORMATS: dict[str, type[Spec]] = {"onnx": OnnxSpec}
+class PackedSpec(Spec):
+    """A binary student with weights and activations of one bit, for the operators of `runtime/ops`."""
+
+    kind = "packed"
+
+
+FORMATS: dict[str, type[Spec]] = {"onnx": OnnxSpec, "packed": PackedSpec}
 
 
 class ExportSpec(Spec):
-    """Which stage is deployed, in which formats, verified at which batch sizes."""
+    """Which stage is deployed, in which formats, verified at which batch sizes.
+
+    formats: `onnx` always; `packed` beside it for a binary student, whose `onnx` is then the same model on standard
+    operators, for machines without those of the packed one.
+    """
 
     stage: str
     formats: Annotated[tuple[Annotated[Spec, OneOf("format", FORMATS)], ...], Field(min_length=1)] = (OnnxSpec(),)
@@ -115,6 +125,10 @@ class ExportSpec(Spec):
         64,
     )
     subclass_probabilities: bool = False
+
+    @property
+    def has_packed(self) -> bool:
+        return any(isinstance(each, PackedSpec) for each in self.formats)
 
 
 class LocalSpec(Spec):

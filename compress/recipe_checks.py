@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from compress.datasets import Declaration, declare
-from compress.models import Shapes, shapes_of
+from compress.models import Shapes, has_binary_layers, shapes_of
 from compress.objectives import Heads
 from compress.published import PublishedSpec
 from compress.ready_made import ArtifactTeacherSpec, OnnxTeacherSpec, ReadyMade
@@ -100,6 +100,12 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
         )
     elif recipe.expect:
         yield from _expectation_problems(recipe, recipe.expect)
+    kinds = [each.kind for each in recipe.export.formats] if recipe.export else ["onnx"]
+    if "onnx" not in kinds:
+        message = f"{', '.join(kinds)} without onnx, which every machine can run"
+        yield ("export", "formats"), message, f"Write `formats: [onnx, {', '.join(kinds)}]`."
+    if len(set(kinds)) < len(kinds):
+        yield ("export", "formats"), "a format stands twice", "Name each once."
     if recipe.benchmark and not recipe.export:
         yield ("benchmark",), "there is nothing to benchmark without export", "Add `export: {stage: ...}`."
 
@@ -213,12 +219,25 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
         problem = term.problem(heads)
         if problem is not None:
             yield ("stages", name, "objective", i), f"{term.kind}: {problem}", ""
+    yield from _format_problems(recipe, name, declaration)
     source = recipe.stages.get(stage.init_from or "")
     if source and not (stage.model.takes_weights_of(source.model) and source.subclasses == stage.subclasses):
         yield (
             ("stages", name, "init_from"),
             f"'{stage.init_from}' has another model or head, so its weights do not fit",
             "Give both stages the same model and subclasses.",
+        )
+
+
+def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
+    if recipe.export is None or name != recipe.exported_stage or not recipe.export.has_packed:
+        return
+    signature, model = declaration.signature, recipe.stages[name].model
+    if signature is not None and not has_binary_layers(model, signature=signature, outputs=2):
+        yield (
+            ("export", "formats"),
+            f"packed is for binary models, and {model.kind} of stage '{name}' has no binary layers",
+            "Leave `packed` out, or deploy a model such as binary_resnet with binary weights and activations.",
         )
 
 

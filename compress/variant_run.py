@@ -16,7 +16,10 @@ from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
+from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
+from export.to_packed import packed_from_onnx
+from export.to_portable import portable_from_onnx
 from export.verify import require_parity, verify_format
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
@@ -97,6 +100,7 @@ class VariantRun(Stages):
             "edgefold.metrics": json.dumps(metrics),
         }
         rows = slice(0, min(SAMPLES, len(dataset.test)))
+        simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
         write_bundle(
             self.bundle_path,
             name=self.plan.name,
@@ -108,7 +112,8 @@ class VariantRun(Stages):
             signature=dataset.signature,
             text=dataset.featuriser,
             table=dataset.columns,
-            onnx=onnx_from_graph(graph, dataset.signature, metadata=metadata),
+            onnx=portable_from_onnx(simulated, layers=layers) if layers else simulated,
+            packed=packed_from_onnx(simulated, layers=layers) if export.has_packed else None,
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],
             row_ids=dataset.test.row_ids[rows],

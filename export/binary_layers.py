@@ -8,6 +8,7 @@ what lies between: a factor and a summand per channel, an activation with slopes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,12 @@ from runtime.errors import ExportError
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 # What may stand between signs and a layer that reads them: moved values are still signs.
-_MOVES = ("Pad", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Concat", "Split")
-_MOVES += ("Gather", "Expand", "MaxPool", "Cast")
+# fmt: off
+_MOVES = frozenset((
+    "Pad", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Concat", "Split", "Gather",
+    "Expand", "MaxPool", "Cast",
+))
+# fmt: on
 _COMPARISONS = ("GreaterOrEqual", "Greater", "LessOrEqual", "Less")
 
 
@@ -43,8 +48,9 @@ class BinaryLayer:
     """One binary layer. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
 
     value: what the layer gives with everything that is fused, by its name in the simulated graph; last: the node there
-    that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the magnitude
-    of the weights as well, which is exact for powers of two; with another one the simulation's own sums are rounded.
+    that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the
+    magnitude of the weights as well, which is exact for powers of two; with another one the simulation's own sums are
+    rounded.
     """
 
     name: str
@@ -84,7 +90,7 @@ class BinaryLayer:
 
 
 def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
-    """Return the binary layers of `graph` in its order.
+    """Return the binary layers of `graph` in its order, without what follows them (`take_surroundings`).
 
     strict: raise ExportError where signs reach a product that is no binary layer, and so would stay a float one.
     """
@@ -103,12 +109,17 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
             + "".join(f"\n  {problem}" for problem in problems),
             remedy="Train these layers with binary weights, or do not take signs before them.",
         )
+    return layers
+
+
+def take_surroundings(graph: OnnxGraph, layers: Sequence[BinaryLayer]) -> None:
+    """Extend layers, in the order of the graph, over the operations around them that their operators do too."""
     claimed: set[Node] = set()
     for layer in reversed(layers):  # of two that are added, the later one adds the other
         _take_what_follows(graph, layer, claimed)
     for layer in layers:
-        layer.source = _with_affine(graph, layer, claimed)
-    return layers
+        if layer.operator in ("BinaryConv", "BinaryGemm"):
+            layer.source = _with_affine(graph, layer, claimed)
 
 
 def name_of(graph: OnnxGraph, node: Node) -> str:
@@ -208,12 +219,13 @@ def _layer(graph: OnnxGraph, node: Node) -> BinaryLayer:
         has_bias=bias is not None,
     )
     if node.operator == "Conv":
-        _read_convolution(layer, node)
+        read_convolution(layer, node)
     _read_signs(graph, layer)
     return layer
 
 
-def _read_convolution(layer: BinaryLayer, node: Node) -> None:
+def read_convolution(layer: BinaryLayer, node: Node) -> None:
+    """Note how a convolution moves."""
     attributes = node.attributes
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise _NotBinaryError(f"its padding is {attributes['auto_pad'].decode()}; expected numbers")
@@ -224,8 +236,8 @@ def _read_convolution(layer: BinaryLayer, node: Node) -> None:
     layer.pads = (int(top), int(left), int(bottom), int(right))
 
 
-def _pair(values: object) -> tuple[int, int]:
-    first, second = values  # type: ignore[misc]
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    first, second = values
     return int(first), int(second)
 
 

@@ -24,6 +24,7 @@ from runtime.tokens import FILE as TOKENIZER
 from runtime.tokens import Tokens
 
 MODEL = "model.onnx"
+PACKED_MODEL = "model.packed.onnx"
 SAMPLES = "samples.npz"
 LABELS = "labels.txt"
 
@@ -61,6 +62,7 @@ def write_bundle(
     text: Featuriser | None = None,
     table: HashedColumns | None = None,
     onnx: bytes,
+    packed: bytes | None = None,
     inputs: np.ndarray,
     labels: np.ndarray,
     row_ids: np.ndarray,
@@ -70,7 +72,8 @@ def write_bundle(
 ) -> None:
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
-    onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32.
+    onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32; of a binary student the one of
+    `export.to_portable`. packed: the one of `export.to_packed`, format `packed`.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
     ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
@@ -80,6 +83,11 @@ def write_bundle(
     _check_text(signature, text)
     _check_table(signature, table)
     model = _parsed_model(onnx, signature)
+    formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), "fp32")}
+    if packed is not None:
+        packed_model = _parsed_model(packed, signature)
+        _check_alike(model, packed_model)
+        formats["packed"] = _onnx_entry(packed_model, PACKED_MODEL, len(packed), "packed")
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -91,7 +99,7 @@ def write_bundle(
         "input": _input_entry(signature),
         "outputs": _output_entries(model),
         "batch_sizes": [int(size) for size in batch_sizes],
-        "formats": {"onnx": _onnx_entry(model, len(onnx))},
+        "formats": formats,
         "samples": SAMPLES,
         "labels": LABELS,
         "metrics": dict(metrics),
@@ -106,6 +114,8 @@ def write_bundle(
     }
     with folder_atomically(Path(folder)) as beside:
         write_atomically(beside / MODEL, onnx)
+        if packed is not None:
+            write_atomically(beside / PACKED_MODEL, packed)
         write_atomically(beside / SAMPLES, npz_bytes(samples))
         write_atomically(beside / LABELS, "".join(f"{each}\n" for each in class_names))
         if isinstance(text, Tokens) and text.definition is not None:
@@ -165,15 +175,22 @@ def _output_entries(model: ModelProto) -> list[dict[str, Any]]:
     ]
 
 
-def _onnx_entry(model: ModelProto, size_bytes: int) -> dict[str, Any]:
+def _onnx_entry(model: ModelProto, file: str, size_bytes: int, precision: str) -> dict[str, Any]:
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     return {
-        "file": MODEL,
+        "file": file,
         "size_bytes": size_bytes,
-        "precision": "fp32",
+        "precision": precision,
         "opset": opset,
         "ir_version": model.ir_version,
     }
+
+
+def _check_alike(model: ModelProto, packed: ModelProto) -> None:
+    """Refuse a packed model that gives something else than the other form of it."""
+    outputs, came = _output_entries(model), _output_entries(packed)
+    if outputs != came:
+        raise ExportError(f"the packed model gives {came}; expected {outputs}, as the other form does")
 
 
 def _parsed_model(data: bytes, signature: InputSignature) -> ModelProto:

@@ -1,14 +1,14 @@
 """Layers that are exported as something simpler than what trains: the protocol between a model and the exporter.
 
-A submodule with a method `for_export(self) -> nn.Module` is replaced by what that returns: a module of plain buffers that
-does exactly the arithmetic of evaluation mode. A module with the class attribute `packs_as` is a binary layer, and says
-which operator of the packed graph it has to become (`runtime/ops/README.md`).
+A submodule with a method `for_export(self) -> nn.Module` is replaced by what that returns: a module of plain buffers
+that does exactly the arithmetic of evaluation mode. A module with the class attribute `packs_as` is a binary layer, and
+says which operator of the packed graph it has to become (`runtime/ops/README.md`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -37,5 +37,6 @@ def _replace_below(module: nn.Module, replaced: dict[nn.Module, nn.Module]) -> N
             _replace_below(child, replaced)
             continue
         if child not in replaced:
-            replaced[child] = child.for_export().train(child.training)
+            make: Callable[[], nn.Module] = child.for_export  # type: ignore[assignment]
+            replaced[child] = make().train(child.training)
         setattr(module, name, replaced[child])

@@ -101,11 +101,13 @@ class OnnxGraph:
             if node.inputs and not all(name in self.constants for name in node.inputs if name):
                 kept.append(node)
                 continue
-            graph = helper.make_graph([node.to_proto()], "constants", [], [onnx.ValueInfoProto(name=node.outputs[0])])
+            graph = helper.make_graph(
+                [node.to_proto()], "constants", [], [onnx.ValueInfoProto(name=each) for each in node.outputs]
+            )
             for name in filter(None, node.inputs):
                 graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
-            values = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import)).run(None, {})
-            self.constants[node.outputs[0]] = np.asarray(values[0])
+            evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import))
+            self.constants.update(zip(node.outputs, map(np.asarray, evaluator.run(None, {})), strict=True))
         self.nodes = kept
 
 

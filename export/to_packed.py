@@ -1,9 +1,10 @@
 """A simulated binary graph as the packed one: weights and activations of one bit, by the operators of `runtime/ops`.
 
-What torch exports of a binary student is a simulation: signs as floats, convolutions of ±1 weights in float32, with their
-scales and batch norms around them. Here every binary layer with its surroundings becomes one `edgefold::BinaryConv` or
-`BinaryGemm`, activations between them are channels last, and where only signs go on, only bits do. The arithmetic is the
-simulation's own, operation for operation, so that results are equal and not merely close.
+What torch exports of a binary student is a simulation: signs as floats, convolutions of ±1 weights in float32, with
+their scales and batch norms around them. Here every binary layer with its surroundings becomes one
+`edgefold::BinaryConv` or `BinaryGemm`, activations between them are channels last, and where only signs go on, only
+bits do. The arithmetic is the simulation's own, operation for operation, so that results are equal and not merely
+close.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from export.binary_layers import BinaryLayer, SignSource, find_binary_layers
+from export.binary_layers import BinaryLayer, SignSource, find_binary_layers, take_surroundings
 from export.channels_last import TO_FIRST, TO_LAST, channels_last_form, has_channels_last_form, is_pointwise
+from export.grid_layers import GridLayer, grid_layer, steps_of
 from export.onnx_graph import Node, OnnxGraph, Shape, model_from_parts, without_unread
-from export.pool_first import pool_before_affine
+from export.rewrites import halving_pools, merge_slices, pool_before_affine
 from runtime.errors import ExportError
 
 DOMAIN, VERSION = "edgefold", 1
@@ -33,7 +35,8 @@ _FEW = 256  # weights that are not worth two more nodes
 class Draft:
     """A graph that is being written.
 
-    shapes: element type and shape of what the packed operators give. weights: those of a layer, as ±1, by its first output.
+    shapes: element type and shape of what the packed operators give. weights: those of a layer, as ±1, by its first
+    output.
     """
 
     source: OnnxGraph
@@ -74,20 +77,29 @@ def packed_from_onnx(model: bytes, *, layers: Mapping[str, str]) -> bytes:
     layers: the operator of each binary layer by its name in the exported module (`export.layers.binary_layers`).
     Raises ExportError where a layer would stay float, or where there is no binary layer at all.
     """
-    draft = packed_draft(model, layers=layers, strict=True)
+    draft = packed_draft(model, layers=layers, strict=True, grid=True)
     return draft.to_model({DOMAIN: VERSION}, {VERSION_KEY: str(VERSION)})
 
 
-def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool) -> Draft:
+def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool, grid: bool = False) -> Draft:
     """Return the packed graph as it was drafted, for what makes another form of it.
 
-    strict: refuse products of signs with weights that are no signs, too.
+    strict: refuse products of signs with weights that are no signs, too. grid: real convolutions on grids and poolings
+    become packed operators as well.
     """
     graph = OnnxGraph(onnx.load_model_from_string(model))
-    pool_before_affine(graph)
-    draft = Draft(graph, layers=find_binary_layers(graph, strict=strict))
-    _require_all(graph, draft.layers, layers)
-    _Writer(draft).write()
+    pool_before_affine(graph, but=lambda node: grid and grid_layer(graph, node) is not None)
+    merge_slices(graph)
+    if grid:
+        halving_pools(graph)
+    binary = find_binary_layers(graph, strict=strict)
+    _require_all(graph, binary, layers)
+    on_grid = [found for node in graph.nodes if (found := grid_layer(graph, node)) is not None] if grid else []
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    all_layers = sorted([*binary, *on_grid], key=lambda layer: order[layer.node])
+    take_surroundings(graph, all_layers)
+    draft = Draft(graph, layers=all_layers)
+    _Writer(draft, packs_pools=grid).write()
     return draft
 
 
@@ -142,8 +154,9 @@ def _require_all(graph: OnnxGraph, found: Sequence[BinaryLayer], expected: Mappi
 class _Writer:
     """Goes through the simulated graph in its order and writes the packed one into the draft."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, *, packs_pools: bool) -> None:
         self.draft, self.graph = draft, draft.source
+        self.packs_pools = packs_pools
         self.plain = {each.name for each in self.graph.inputs}  # values that are there as in the simulated graph
         self.last: dict[str, str] = {}  # values that are there channels last, and under which names
         self.bits: list[tuple[SignSource, int, str]] = []  # signs that are there, and for how many groups
@@ -166,7 +179,7 @@ class _Writer:
         read = {name for layer in self.draft.layers for name in (layer.source.value, layer.residual) if name}
         wanted = {name for name in read if self.graph.rank(name) == 4}
         for node in reversed(self.graph.nodes):
-            if wanted.intersection(node.outputs) and has_channels_last_form(self.graph, node):
+            if wanted.intersection(node.outputs) and self._has_channels_last_form(node):
                 wanted.update(name for name in node.inputs if self.graph.rank(name) == 4)
         return wanted - set(self.graph.constants)
 
@@ -185,8 +198,7 @@ class _Writer:
         residual = "" if layer.residual is None else self._real(layer.residual)
         signs = self._signs_read_from(layer.value)
         inputs = [
-            self._bits(layer.source, layer.group, layer.channels),
-            constant(f"{layer.name}.bits", packed_weights(layer.weight)),
+            *self._products(layer),
             constant(f"{layer.name}.scale", layer.scale),
             constant(f"{layer.name}.bias", layer.bias),
             "" if layer.slope is None else constant(f"{layer.name}.slope", layer.slope),
@@ -194,10 +206,16 @@ class _Writer:
             "" if layer.slope_after is None else constant(f"{layer.name}.slope_after", layer.slope_after),
             *self._affine(layer.name, signs[0]),
         ]
-        attributes: dict[str, object] = {"channels": layer.channels}
+        attributes: dict[str, object] = {}
+        if isinstance(layer, GridLayer):
+            attributes |= {"input_scale": layer.input_scale, "levels": layer.levels}
+        else:
+            attributes["channels"] = layer.channels
         if layer.operator == "BinaryConv":
+            attributes["pad_value"] = layer.pad_value
+        if layer.rank == 4:
             attributes |= {"strides": layer.strides, "dilations": layer.dilations, "pads": layer.pads}
-            attributes |= {"group": layer.group, "pad_value": layer.pad_value}
+            attributes["group"] = layer.group
         if signs[1] != 1:
             attributes["out_group"] = signs[1]
         real, bits = self._made(layer.value, layer.rank), f"{layer.value}_bits"
@@ -209,9 +227,17 @@ class _Writer:
         self.draft.shapes[real] = (onnx.TensorProto.FLOAT, (batch, *sizes))
         self.draft.shapes[bits] = (onnx.TensorProto.UINT32, _bits_shape((batch, *sizes), outputs, signs[1]))
 
+    def _products(self, layer: BinaryLayer) -> list[str]:
+        """Return the names of what a layer multiplies: its input and its weights."""
+        if isinstance(layer, GridLayer):
+            weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
+            return [self._real(layer.source.value), self.draft.constant(f"{layer.name}.int8", weight)]
+        bits = self._bits(layer.source, layer.group, layer.channels)
+        return [bits, self.draft.constant(f"{layer.name}.bits", packed_weights(layer.weight))]
+
     def _signs_read_from(self, value: str) -> tuple[SignSource, int]:
         """Return the signs that the producer of `value` gives along with it: those of the first layer that reads it."""
-        readers = [each for each in self.draft.layers if each.source.value == value]
+        readers = [each for each in self.draft.layers if each.source.value == value and not isinstance(each, GridLayer)]
         return (readers[0].source, readers[0].group) if readers else (SignSource(value), 1)
 
     def _affine(self, name: str, signs: SignSource) -> list[str]:
@@ -247,8 +273,15 @@ class _Writer:
         self.plain.update(node.outputs)
         return None
 
+    def _has_channels_last_form(self, node: Node) -> bool:
+        return has_channels_last_form(self.graph, node) or self._pooling(node) is not None
+
+    def _pooling(self, node: Node) -> dict[str, object] | None:
+        """Return the attributes of a Pool that does what `node` does, channels last."""
+        return pool_attributes(self.graph, node) if self.packs_pools else None
+
     def _goes_channels_last(self, node: Node) -> bool:
-        if not has_channels_last_form(self.graph, node):
+        if not self._has_channels_last_form(node):
             return False
         only_last = any(name in self.last and name not in self.plain for name in node.inputs)
         return only_last or node.outputs[0] in self.wanted
@@ -258,6 +291,11 @@ class _Writer:
         inputs = {name: self._real(name) for name in moving}
         rank = self.graph.rank(node.outputs[0]) or 0
         output = self._made(node.outputs[0], rank)
+        if (pooling := self._pooling(node)) is not None:
+            batch, channels, *sides = self.graph.shape(node.outputs[0]) or (None,) * 4
+            self.draft.shapes[output] = (onnx.TensorProto.FLOAT, (batch, *sides, channels))
+            self._emit(Node("Pool", [inputs[node.inputs[0]]], [output], pooling, DOMAIN))
+            return
 
         def constant(name: str, value: np.ndarray) -> str:
             return self._weight(name, value) if is_pointwise(self.graph, node) else self.draft.constant(name, value)
@@ -323,17 +361,25 @@ class _Writer:
         self.draft.nodes.append(node)
 
 
-def steps_of(weight: np.ndarray) -> np.ndarray | None:
-    """Return powers of two, one per output, of which `weight` holds multiples from -127 to 127; None where there are none.
-
-    weight: (outputs, ...), or a matrix (inputs, outputs). The result is broadcast with it.
-    """
-    axes = (0,) if weight.ndim == 2 else tuple(range(1, weight.ndim))
-    largest = np.abs(weight).max(axis=axes, keepdims=True)
-    exponents = np.frexp(np.where(largest > 0, largest, 1))[1] - 7  # largest / step is from 64 to 127
-    steps = np.ldexp(np.float32(1), exponents).astype(np.float32)
-    whole = weight / steps
-    return steps if (np.rint(whole) == whole).all() and np.abs(whole).max() <= 127 else None
+def pool_attributes(graph: OnnxGraph, node: Node) -> dict[str, object] | None:
+    """Return the attributes of the Pool that stands for `node`, None where none does."""
+    shape = graph.shape(node.inputs[0]) if node.inputs else None
+    if node.operator not in ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool") or node.domain:
+        return None
+    if shape is None or len(shape) != 4 or sum(map(bool, node.outputs)) != 1:
+        return None
+    mode = "max" if "Max" in node.operator else "mean"
+    if node.operator.startswith("Global"):
+        return {"mode": mode, "kernel_shape": [0, 0]}
+    attributes = node.attributes
+    pads = [int(pad) for pad in attributes.get("pads", (0, 0, 0, 0))]
+    window = [int(side) for side in attributes["kernel_shape"]]
+    plain = attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not attributes.get("ceil_mode", 0)
+    inside = all(pad < window[place % 2] for place, pad in enumerate(pads))
+    if not plain or not inside or set(attributes.get("dilations", (1, 1))) != {1} or (mode == "mean" and any(pads)):
+        return None
+    strides = [int(stride) for stride in attributes.get("strides", (1, 1))]
+    return {"mode": mode, "kernel_shape": window, "strides": strides, "pads": pads}
 
 
 def _bits_shape(shape: Shape, channels: int, groups: int) -> Shape:

@@ -1,14 +1,13 @@
 """A binary graph for an engine that has no packed operators: exact, and of standard operators only.
 
-Signs are `uint8`, 2 for +1, 0 for -1 and 1 for what padding with 0 stands for, so that with a zero point of 1 a product of
-8-bit integers is the sum of ±1 itself; convolutions gather the taps of a kernel side by side first. It is made of the
-packed graph, operator by operator, so both have one meaning. ONNX Runtime is 2 to 4 times as fast with it as with float
-convolutions (`benchmarks/binary_net.py`).
+Signs are `uint8`, 2 for +1, 0 for -1 and 1 for what padding with 0 stands for, so that with a zero point of 1 a product
+of 8-bit integers is the sum of ±1 itself; convolutions gather the taps of a kernel side by side first. It is made of
+the packed graph, operator by operator, so both have one meaning. ONNX Runtime is 2 to 4 times as fast with it as with
+float convolutions (`benchmarks/binary_net.py`).
 
-What was tried and is not used, on one core with AVX-512 VNNI: nine slices per 3×3 kernel cost as much as gathering pixels by
-a table of indices (which is larger than the weights), as slicing by rows and then by columns, and as one product per row
-of the kernel; signs from Cast and Add as much as from Where. ConvInteger takes ten times as long, and a quantised
-convolution cannot hold the sums.
+What was tried and is not used, on one core with AVX-512 VNNI: one product per row of a kernel, and slices by rows and
+then by columns, cost as much as a slice per tap; ConvInteger takes ten times as long; a quantised convolution cannot
+hold the sums.
 """
 
 from __future__ import annotations
@@ -18,8 +17,12 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from export.channels_last import prelu
 from export.onnx_graph import Node
 from export.to_packed import DOMAIN, Draft, packed_draft, unused_name
+from runtime.errors import ExportError
+
+GATHERED = 128  # channels from which gathering pixels is faster than slicing images
 
 _POSITIVE, _NEITHER, _NEGATIVE = 2, 1, 0
 
@@ -58,16 +61,20 @@ class _Expansion:
         sums = self._convolved(node, inputs) if node.operator == "BinaryConv" else self._multiplied(node, inputs)
         y = self._add("Cast", [sums], node, to=onnx.TensorProto.FLOAT)
         steps = [("Mul", inputs[2]), ("Add", inputs[3]), ("PRelu", inputs[4]), ("Add", inputs[5]), ("PRelu", inputs[6])]
-        steps = [(operator, operand) for operator, operand in steps if operand]
         for operator, operand in steps:
-            y = self._add(operator, [y, operand], node)
+            if operator == "PRelu" and operand:
+                output = self._unused(f"{node.outputs[0]}.PRelu")
+                self.nodes += prelu(y, operand, self.draft.constants[operand], output)
+                y = output
+            elif operand:
+                y = self._add(operator, [y, operand], node)
         self.nodes[-1].outputs[0] = node.outputs[0]  # what the last one makes is the layer's
         self._signs(node.outputs[0], inputs[7], inputs[8], node.outputs[1])
 
     def _signs(self, x: str, scale: str, bias: str, output: str) -> None:
         if scale:
             x = self._make("Add", [self._make("Mul", [x, scale], output), bias], output)
-        positive = self._make("GreaterOrEqual", [x, self.draft.constant("zero", np.float32(0))], output)
+        positive = self._make("GreaterOrEqual", [x, self.draft.constant("zero", np.array(0, np.float32))], output)
         values = [self._number("positive", _POSITIVE), self._number("negative", _NEGATIVE)]
         self.nodes.append(Node("Where", [positive, *values], [output]))
 
@@ -78,9 +85,13 @@ class _Expansion:
     def _convolved(self, node: Node, inputs: list[str]) -> str:
         weight, group = self.draft.weights[node.outputs[0]], node.attributes["group"]
         outputs, channels, height, width = weight.shape
+        if group == 1 and channels >= GATHERED and height * width > 1:
+            matrix = weight.transpose(2, 3, 1, 0).reshape(-1, outputs)  # (taps * C, outputs)
+            x = self._gathered(node, inputs[0], channels, height, width)
+            return self._product(x, self.draft.constant(f"{node.outputs[0]}.weight", matrix), node)
         taps = self._taps(node, self._padded(node, inputs[0]), height, width)
-        table = weight.reshape(group, outputs // group, channels, height * width).transpose(0, 3, 2, 1)
-        table = table.reshape(group, height * width * channels, outputs // group)  # (G, taps * C/G, outputs / G)
+        by_group = weight.reshape(group, outputs // group, channels, height * width).transpose(0, 3, 2, 1)
+        table = by_group.reshape(group, height * width * channels, outputs // group)  # (G, taps * C/G, outputs / G)
         name = f"{node.outputs[0]}.weight"
         if group == 1:
             x = taps[0] if len(taps) == 1 else self._add("Concat", taps, node, axis=3)
@@ -93,6 +104,28 @@ class _Expansion:
         product = self._product(x, self.draft.constant(name, table), node)  # (N, H, G, W, outputs / G)
         product = self._add("Transpose", [product], node, perm=(0, 1, 3, 2, 4))
         return self._add("Reshape", [product, self.draft.constant("joined", np.array([0, 0, 0, outputs]))], node)
+
+    def _gathered(self, node: Node, x: str, channels: int, height: int, width: int) -> str:
+        """Return the taps of the kernel side by side, (N, H, W, taps * C), gathered pixel by pixel.
+
+        Pixels of an image lie in a row then, and behind the last one there is one more, that of the padding.
+        """
+        rows, columns = self._sides(node.outputs[0], 1, 2)
+        high, wide = self._sides(x, 1, 3)
+        (top, left, _, _), (down, right) = node.attributes["pads"], node.attributes["strides"]
+        below, beside = node.attributes["dilations"]
+        i = (np.arange(rows) * down - top)[:, None] + np.arange(height) * below  # (rows, height)
+        j = (np.arange(columns) * right - left)[:, None] + np.arange(width) * beside  # (columns, width)
+        i, j = i[:, None, :, None], j[None, :, None, :]
+        inside = (i >= 0) & (i < high) & (j >= 0) & (j < wide)
+        pixels = np.where(inside, i * wide + j, high * wide).reshape(-1).astype(np.int32)
+        constant = self.draft.constant
+        x = self._add("Reshape", [x, constant("pixels", np.array([0, high * wide, channels]))], node)
+        outside = self._number("outside", _NEITHER + node.attributes["pad_value"])
+        x = self._add("Pad", [x, constant("pads", np.array([0, 0, 0, 0, 1, 0])), outside], node)
+        x = self._add("Gather", [x, constant("taps", pixels)], node, axis=1)
+        shape = np.array([0, rows, columns, height * width * channels])
+        return self._add("Reshape", [x, constant("image", shape)], node)
 
     def _padded(self, node: Node, x: str) -> str:
         top, left, bottom, right = node.attributes["pads"]
@@ -107,7 +140,7 @@ class _Expansion:
         (down, right), (below, beside) = node.attributes["strides"], node.attributes["dilations"]
         if (height, width, down, right) == (1, 1, 1, 1):
             return [x]
-        rows, columns = self._size(node)
+        rows, columns = self._sides(node.outputs[0], 1, 2)
         taps = []
         for i in range(height):
             for j in range(width):
@@ -117,21 +150,28 @@ class _Expansion:
                 taps.append(self._add("Slice", [x, *(self.draft.constant("tap", each) for each in bounds)], node))
         return taps
 
-    def _size(self, node: Node) -> tuple[int, int]:
-        _, (_, height, width, _) = self.draft.shapes[node.outputs[0]]
-        return int(height or 0), int(width or 0)
+    def _sides(self, name: str, *axes: int) -> tuple[int, int]:
+        """Return two sizes of what a packed operator gives; they are fixed, as images have one size."""
+        first, second = (self.draft.shapes[name][1][axis] for axis in axes)
+        if not isinstance(first, int) or not isinstance(second, int):
+            raise ExportError(f"{name} has a size of {first}×{second}; expected numbers, for images of one size")
+        return first, second
 
     def _product(self, x: str, weight: str, node: Node) -> str:
         return self._add("MatMulInteger", [x, weight, self._number("neither", _NEITHER)], node)
 
     def _number(self, name: str, value: int) -> str:
-        return self.draft.constant(name, np.uint8(value))
+        return self.draft.constant(name, np.array(value, np.uint8))
 
     def _add(self, operator: str, inputs: list[str], node: Node, **attributes: object) -> str:
         return self._make(operator, inputs, node.outputs[0], **attributes)
 
     def _make(self, operator: str, inputs: list[str], near: str, **attributes: object) -> str:
-        name = unused_name(f"{near}.{operator}", self.names)
-        self.names[name] = None
+        name = self._unused(f"{near}.{operator}")
         self.nodes.append(Node(operator, inputs, [name], dict(attributes)))
+        return name
+
+    def _unused(self, name: str) -> str:
+        name = unused_name(name, self.names)
+        self.names[name] = None
         return name

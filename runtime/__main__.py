@@ -69,6 +69,7 @@ def accuracy(options: argparse.Namespace) -> None:
     rows = rows if options.limit is None else rows.first(options.limit)
     reference = reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
     with open_runner(bundle, options.format, options.threads) as runner:
+        _note(runner.notes)
         result = evaluate(
             runner,
             rows,
@@ -119,6 +120,7 @@ def classify(options: argparse.Namespace) -> None:
     featuriser_of(bundle)  # or it is refused before texts are waited for
     texts = [text for given in options.texts for text in (_lines_of_stdin() if given == "-" else [given])]
     with open_runner(bundle, options.format, options.threads) as runner:
+        _note(runner.notes)
         classified = classify(runner, texts)
     _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
 
@@ -159,6 +161,11 @@ def _check_output(output: Path | None) -> None:
 
 def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _note(notes: Sequence[str]) -> None:
+    for note in notes:
+        _progress(f"note: {note}")
 
 
 def _failed(message: str, exit_code: int, options: argparse.Namespace) -> int:
@@ -281,7 +288,11 @@ def _add_verb(
 
 
 def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--format", default="onnx", help="form of the model to run (default: %(default)s)")
+    verb.add_argument(
+        "--format",
+        default="onnx",
+        help="form of the model to run, or best for the fastest that runs here (default: %(default)s)",
+    )
     verb.add_argument(
         "--threads",
         type=_positive,

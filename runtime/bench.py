@@ -140,7 +140,7 @@ def benchmark(
         bundle=bundle.name,
         recipe_key=bundle.recipe_key,
         checksum=bundle.checksum,
-        format=format,
+        format=runner.format,
         precision=runner.file.precision,
         size_bytes=runner.file.size_bytes,
         engine=runner_record,
@@ -153,7 +153,7 @@ def benchmark(
         environment=environment,
         load_before=before,
         load_after=after,
-        notes=_notes(bundle, batch, threads, warm, latency, environment, before, after),
+        notes=(*runner.notes, *_notes(bundle, batch, threads, warm, latency, environment, before, after)),
         samples_ns=samples_ns,
     )
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from compress.models.alexnet import AlexNetSpec
 from compress.models.bag_mlp import BagMLPSpec
-from compress.models.base import Classifier, ModelSpec, Output, Shapes, image_shape, parameter_count, shapes_of
+from compress.models.base import (
+    Classifier,
+    ModelSpec,
+    Output,
+    Shapes,
+    has_binary_layers,
+    image_shape,
+    parameter_count,
+    shapes_of,
+)
 from compress.models.binary_cnn import BinaryCNNSpec
 from compress.models.binary_resnet import BinaryResNetSpec
 from compress.models.embedding_mlp import EmbeddingMLPSpec
@@ -55,6 +64,7 @@ __all__ = [
     "Output",
     "Profile",
     "Shapes",
+    "has_binary_layers",
     "image_shape",
     "parameter_count",
     "profile_of",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress.kinds import Spec, as_recipe_value
 from export.graph import InputSignature
+from export.layers import binary_layers
 
 T = TypeVar("T", covariant=True)
 
@@ -194,6 +195,14 @@ def shapes_of(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> Sh
         output = model(model_input(signature, 2))
     features = tuple(tuple(feature.shape[1:]) for feature in output.features)
     return Shapes(output.embedding.shape[1], features, model.feature_names)
+
+
+@once_a_model
+def has_binary_layers(spec: ModelSpec, *, signature: InputSignature, outputs: int) -> bool:
+    """Return whether a model has layers that can be packed."""
+    with torch.device("meta"):
+        model = spec.build(signature=signature, outputs=outputs)
+    return bool(binary_layers(model))
 
 
 @once_a_model

@@ -36,6 +36,7 @@ class Runner(ABC):
         self.threads = threads
         self.version = ""
         self.providers: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()  # why it is this format and no faster one
         self.load_ms = 0.0
         self._closed = False
         load = self._prepare_load()

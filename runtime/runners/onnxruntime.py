@@ -36,7 +36,11 @@ class OnnxRuntimeRunner(Runner):
         options.inter_op_num_threads = 1
         options.execution_mode = engine.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = _ERRORS_ONLY
+        self._configure(options, header)
         return functools.partial(self._load, engine, model, options, header)
+
+    def _configure(self, options: Any, header: OnnxHeader) -> None:
+        """Add what the model needs beyond the engine to its session options."""
 
     def _load(self, engine: ModuleType, model: bytes, options: Any, header: OnnxHeader) -> None:
         try:

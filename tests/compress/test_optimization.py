@@ -232,3 +232,20 @@ def test_smaller_models_keep_the_plain_step(kind: str) -> None:
 def test_options_out_of_range_are_refused(spec: type[Spec], options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         spec(**options)
+
+
+# Latent weights
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_decay_of_weights_spares_latent_ones(kind: str) -> None:
+    latent, weight, bias = (nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (2, 3), (2,)))
+    spec = OPTIMIZERS[kind](weight_decay=0.5, decay="weights")
+    groups = spec.build([latent, weight, bias], [latent]).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.5), (2, 0.0)]
+    assert groups[0]["params"][0] is weight
+    assert not spec.decays_latent()
+    everything = OPTIMIZERS[kind](weight_decay=0.5)
+    assert everything.decays_latent()
+    assert [len(group["params"]) for group in everything.build([latent, weight, bias], [latent]).param_groups] == [3]
+    assert not OPTIMIZERS[kind](weight_decay=0.0).decays_latent()

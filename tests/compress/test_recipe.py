@@ -104,6 +104,16 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
         ("export: {stage: student}", "export: {stage: studen}", ["line 16", "Did you mean 'student'?"]),
         ("export: {stage: student}", "export: {stage: student, formats: [onx]}", ["line 16", "unknown format 'onx'"]),
         (
+            "export: {stage: student}",
+            "export: {stage: student, formats: [onnx, packed]}",
+            ["line 16", "packed is for binary models, and mlp of stage 'student' has no binary layers"],
+        ),
+        (
+            "export: {stage: student}",
+            "export: {stage: student, formats: [onnx, onnx]}",
+            ["line 16", "export.formats: a format stands twice"],
+        ),
+        (
             "    objective: [{kl: {tau: inf, weight: 0.5}}, ce]",
             "    objective: ce",
             ["line 13", "no term of the objective reads the teacher"],
@@ -138,6 +148,31 @@ def test_one_fault_gives_one_clear_message(tmp_path: Path, old: str, new: str, e
     for part in expected:
         assert part in message
     assert "1 problem" in message.splitlines()[0]
+
+
+BINARY = """\
+name: tiny
+data: {source: digits}
+stages:
+  student:
+    model: {binary_resnet: {blocks: [1], widths: [8], stem: conv3}}
+    objective: ce
+export: {stage: student, formats: [onnx, packed]}
+"""
+
+
+def test_a_binary_student_is_packed_beside_the_portable_form(tmp_path: Path) -> None:
+    recipe, _ = load_recipe(recipe_file(tmp_path, BINARY))
+    assert recipe.export is not None
+    assert recipe.export.has_packed
+    message = problems(tmp_path, BINARY.replace("[onnx, packed]", "[packed]"))
+    assert "line 7: export.formats: packed without onnx, which every machine can run" in message
+    assert "Write `formats: [onnx, packed]`." in message
+
+
+def test_layers_of_more_than_one_bit_are_not_packed(tmp_path: Path) -> None:
+    message = problems(tmp_path, BINARY.replace("stem: conv3", "stem: conv3, weights: ternary"))
+    assert "packed is for binary models, and binary_resnet of stage 'student' has no binary layers" in message
 
 
 def test_a_later_stage_cannot_be_the_teacher(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from compress.checkpoint import newest_checkpoint
 from compress.datasets import Dataset, DataSpec, Split
+from compress.layers.watch import BinaryWatch
 from compress.objectives import Heads, Objective, Preparation
 from compress.plan import StagePlan
 from compress.progress import Progress
@@ -53,10 +54,21 @@ def dataset(rows: int = 70) -> Dataset:
     )
 
 
-def stage(*, teacher: bool = False, augment: tuple[Any, ...] = (), seed: int = 0, **train: Any) -> StagePlan:
+SMALL_CNN = {"small_cnn": {"widths": (4, 8)}}
+BINARY_CNN = {"binary_cnn": {"widths": (4, 8), "hidden": 8, "ste": "tanh"}}
+
+
+def stage(
+    *,
+    teacher: bool = False,
+    augment: tuple[Any, ...] = (),
+    seed: int = 0,
+    model: dict[str, Any] = SMALL_CNN,
+    **train: Any,
+) -> StagePlan:
     spec = StageSpec.model_validate(
         {
-            "model": {"small_cnn": {"widths": (4, 8)}},
+            "model": model,
             "subclasses": SUBCLASSES,
             "objective": ({"kl": {"weight": 0.5}}, "ce")
             if teacher
@@ -122,12 +134,13 @@ AUGMENT = {"source": "digits", "augment": ({"crop": {"padding": 1}}, "flip")}
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 12])
-@pytest.mark.parametrize("kind", ["plain", "taught", "augmented", "best"])
+@pytest.mark.parametrize("kind", ["plain", "taught", "augmented", "best", "binary"])
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int
 ) -> None:
     augment = DataSpec.model_validate(AUGMENT).augment if kind == "augmented" else ()
-    plan = stage(teacher=kind == "taught", augment=augment, select="best" if kind == "best" else "last")
+    model = BINARY_CNN if kind == "binary" else SMALL_CNN
+    plan = stage(teacher=kind == "taught", augment=augment, model=model, select="best" if kind == "best" else "last")
     teacher = a_teacher() if kind == "taught" else None
     whole = train(plan, tmp_path / "whole", teacher=teacher)
     with monkeypatch.context() as patch:
@@ -361,3 +374,34 @@ def test_terms_prepare_with_kept_outputs_only_where_these_are_of_the_rows_themse
     specs = DataSpec.model_validate({"source": "digits", "augment": augment}).augment
     train(stage(teacher=True, augment=specs, epochs=1, **options), tmp_path, teacher=a_teacher())
     assert [preparation.kept is not None for preparation in prepared] == [kept]
+
+
+def test_binary_layers_are_followed_from_epoch_to_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    begin_epoch = BinaryWatch.begin_epoch
+
+    def noted(self: BinaryWatch, progress: float, *, resumed: bool) -> None:
+        begin_epoch(self, progress, resumed=resumed)
+        seen.append((progress, {layer.progress for layer in self.latent.values()}))
+
+    monkeypatch.setattr(BinaryWatch, "begin_epoch", noted)
+    trained = train(stage(model=BINARY_CNN, epochs=4, stop_after=3), tmp_path)
+    # The share of the whole schedule, as for the rate of learning.
+    assert seen == [(0.0, {0.0}), (0.25, {0.25}), (0.5, {0.5})]
+    for record in trained.records:
+        assert 0 < record["binary"]["flipped"] < 0.5
+        assert record["binary"]["channels"] == 4 + 8 * 2 * 2
+        assert set(record["binary"]["layers"]) == {"stages.1", "hidden"}
+    assert "binary" not in train(stage(epochs=1), tmp_path / "other").records[0]
+
+
+def test_latent_weights_do_not_decay(tmp_path: Path) -> None:
+    decaying = {"optimizer": {"sgd": {"lr": 1e-9, "momentum": 0.0, "weight_decay": 1e6, "decay": "weights"}}}
+    before = stage(model=BINARY_CNN)
+    torch.manual_seed(before.seed)
+    start = before.build_model().state_dict()
+    end = train(stage(model=BINARY_CNN, epochs=1, **decaying), tmp_path).model.state_dict()
+    assert torch.allclose(end["hidden.weight"], start["hidden.weight"], atol=1e-5)
+    assert torch.allclose(end["stages.1.weight"], start["stages.1.weight"], atol=1e-5)
+    # Five steps of 1 - 1e-3.
+    assert torch.allclose(end["classifier.weight"], start["classifier.weight"] * 0.999**5, atol=1e-5)

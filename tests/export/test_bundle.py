@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import export.bundle
@@ -168,3 +169,20 @@ def test_the_featuriser_of_a_table_must_be_there_and_fit(tmp_path: Path, parts: 
 def test_a_bundle_of_images_says_nothing_of_text_or_tables(bundle_folder: Path) -> None:
     assert {"text", "table"}.isdisjoint(json.loads((bundle_folder / "manifest.json").read_text()))
     assert (open_bundle(bundle_folder).text, open_bundle(bundle_folder).table) == (None, None)
+
+
+def test_packed_form_lies_beside_the_other(tmp_path: Path, parts: dict[str, Any]) -> None:
+    write_bundle(tmp_path / "bundle", **parts, packed=parts["onnx"])
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.file_of("packed").name == "model.packed.onnx"
+    assert list(bundle.formats) == ["onnx", "packed"]
+    assert (bundle.format("packed").precision, bundle.format("onnx").precision) == ("packed", "fp32")
+    assert bundle.file_of("packed").read_bytes() == parts["onnx"]
+
+
+def test_packed_model_with_other_outputs_is_refused(tmp_path: Path, parts: dict[str, Any]) -> None:
+    other = onnx.load_model_from_string(parts["onnx"])
+    del other.graph.output[1]
+    with pytest.raises(ExportError, match=r"the packed model gives .*logits.*; expected .*subclass_probabilities"):
+        write_bundle(tmp_path / "bundle", **parts, packed=other.SerializeToString())
+    assert not (tmp_path / "bundle").exists()

@@ -79,7 +79,7 @@ def test_unknown_format_and_threads(bundle, write_bundle, tmp_path, monkeypatch)
         "precision": "x",
     }
     other = open_bundle(write_bundle(tmp_path / "other", formats={"new_kind": entry}))
-    with pytest.raises(UsageError, match="no engine for format 'new_kind'; there are engines for onnx"):
+    with pytest.raises(UsageError, match="no engine for format 'new_kind'; there are engines for packed, onnx"):
         open_runner(other, "new_kind")
     assert "onnx" in RUNNERS
 

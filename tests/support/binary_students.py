@@ -177,7 +177,7 @@ class BiRealBlock(nn.Module):
 
 
 class BiRealNet(nn.Module):
-    """ResNet-18 with a shortcut around each binary convolution; `widths` channels in stages of `blocks` convolutions."""
+    """A residual network with a shortcut around each binary convolution: `blocks` of them for each of `widths`."""
 
     def __init__(
         self,

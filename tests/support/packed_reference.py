@@ -84,7 +84,7 @@ class Binarize(OpRun):
 class BinaryGemm(OpRun):
     op_domain = "edgefold"
 
-    def _run(  # noqa: PLR0913 - the operator's inputs
+    def _run(
         self,
         x: Any,
         w: Any,
@@ -153,9 +153,11 @@ def run_packed(model: bytes, inputs: np.ndarray) -> np.ndarray:
     return run_reference(model, inputs)[0]
 
 
-def run_reference(model: bytes, inputs: np.ndarray) -> list[np.ndarray]:
+def run_reference(model: bytes, *inputs: np.ndarray) -> list[np.ndarray]:
+    """Return every output of a model, with the operators above, in numpy."""
     parsed = onnx.load_model_from_string(model)
     for number, node in enumerate(parsed.graph.node):  # or the evaluator reads an absent output as an absent input
         node.output[:] = [name or f"absent {number} {place}" for place, name in enumerate(node.output)]
     evaluator = ReferenceEvaluator(parsed, new_ops=[Binarize, BinaryConv, BinaryGemm])
-    return evaluator.run(None, {parsed.graph.input[0].name: inputs})  # type: ignore[return-value]
+    names = [each.name for each in parsed.graph.input]
+    return evaluator.run(None, dict(zip(names, inputs, strict=True)))  # type: ignore[return-value]

@@ -23,8 +23,8 @@ inline __m512i sum_bytes(__m512i x) {  // the four bytes of each lane
 }
 
 // Two levels of carry-save adders: of four words only the bits that weigh four are counted. With S the running sum's
-// lowest bits and x1, x2 two products, S + x1 + x2 is S' = S ^ x1 ^ x2 and twice the carry t ? ~S' : S, where t = S ^ x1;
-// vpternlog makes t, S' and the carry in one instruction each, the products pixel ^ weight included.
+// lowest bits and x1, x2 two products, S + x1 + x2 is S' = S ^ x1 ^ x2 and twice the carry t ? ~S' : S, where t = S ^
+// x1; vpternlog makes t, S' and the carry in one instruction each, the products pixel ^ weight included.
 template <int STEP>  // 0: as the row says
 struct CarrySave {
     template <int P>
@@ -101,6 +101,7 @@ void binary_row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512;
-const Kernels kAvx512 = {"avx512", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_binarize, snap, pool};
+const Kernels kAvx512 = {"avx512", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
+    avx512_binarize, snap, pool};
 
 }  // namespace edgefold

@@ -1,4 +1,5 @@
-// Kernels on 512-bit registers: one output channel a 32-bit lane. The file that includes this says how bits are counted.
+// Kernels on 512-bit registers: one output channel a 32-bit lane. The file that includes this says how bits are
+// counted.
 #pragma once
 
 #include <immintrin.h>
@@ -120,6 +121,34 @@ void avx512_grid_row(const Row& row) {
     if (row.step == 3) return in_blocks<14, GridProducts<3, Dot>>(row);  // colour images
     if (row.step == 6) return in_blocks<14, GridProducts<6, Dot>>(row);
     in_blocks<8, GridProducts<0, Dot>>(row);
+}
+
+// The same channel by channel.
+template <typename Dot>
+struct ChannelProducts {
+    template <int P>
+    static void run(const Row& row, int64_t x) {
+        const int16_t* cells = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        __m512i sum[P];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) sum[p] = _mm512_setzero_si512();
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pixels = cells + row.offsets[term];
+            const __m512i w = _mm512_loadu_si512(weights);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+                const void* at = pixels + p * row.step;
+                sum[p] = Dot::add(sum[p], w, _mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(at))));
+            }
+        }
+        finish<P, true>(row, x, sum);
+    }
+};
+
+template <typename Dot>
+void avx512_channelwise_row(const Row& row) {
+    in_blocks<8, ChannelProducts<Dot>>(row);
 }
 
 inline void avx512_binarize(const Signs& signs) {

@@ -1,7 +1,8 @@
 // For x86 with AVX-512, VPOPCNTDQ, which counts the bits of sixteen words at once, and VNNI.
 //
-// Three instructions a word: xor with a broadcast from memory, popcount, subtract. A carry-save adder in vpternlog would
-// take five for two words, and was measured to be slower (Zen 4): its three operands do not issue at the full rate.
+// Three instructions a word: xor with a broadcast from memory, popcount, subtract. A carry-save adder in vpternlog
+// would take five for two words, and was measured to be slower (Zen 4): its three operands do not issue at the full
+// rate.
 #include "kernel_avx512.h"
 
 namespace edgefold {
@@ -42,6 +43,7 @@ void binary_row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512Vpopcntdq;
-const Kernels kAvx512Vpopcntdq = {"avx512_vpopcntdq", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_binarize, snap, pool};
+const Kernels kAvx512Vpopcntdq = {"avx512_vpopcntdq", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
+    avx512_binarize, snap, pool};
 
 }  // namespace edgefold

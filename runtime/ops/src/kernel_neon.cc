@@ -141,6 +141,31 @@ struct GridProducts {
     }
 };
 
+// The same channel by channel.
+struct ChannelProducts {
+    template <int P>
+    static void run(const Row& row, int64_t x) {
+        const int16_t* cells = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        int32x4_t sums[P][kHalves];
+        for (int p = 0; p < P; ++p) sums[p][0] = sums[p][1] = vdupq_n_s32(0);
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes) {
+            const int16_t* pixels = cells + row.offsets[term];
+            const int16x4_t w0 = vmovn_s32(vreinterpretq_s32_u32(vld1q_u32(weights)));
+            const int16x4_t w1 = vmovn_s32(vreinterpretq_s32_u32(vld1q_u32(weights + 4)));
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+                const int16x8_t values = vld1q_s16(pixels + p * row.step);
+                sums[p][0] = vmlal_s16(sums[p][0], vget_low_s16(values), w0);
+                sums[p][1] = vmlal_s16(sums[p][1], vget_high_s16(values), w1);
+            }
+        }
+        finish<P>(row, x, sums);
+    }
+};
+
+void channelwise_row(const Row& row) { in_blocks<4, ChannelProducts>(row); }
+
 void grid_row(const Row& row) { in_blocks<4, GridProducts>(row); }
 
 void binary_row(const Row& row) {
@@ -176,6 +201,6 @@ void binarize(const Signs& signs) {
 }  // namespace
 
 extern const Kernels kNeon;
-const Kernels kNeon = {"neon", kLanes, false, binary_row, grid_row, binarize, snap, pool};
+const Kernels kNeon = {"neon", kLanes, false, binary_row, grid_row, channelwise_row, binarize, snap, pool};
 
 }  // namespace edgefold

@@ -16,7 +16,8 @@ constexpr int64_t kLanes = 8;
 
 inline bool negative(float x) { return !(x >= 0.0f); }  // of NaN, too
 
-// Step by step over all lanes, so that compilers make vector instructions of it; only the real lanes are read and written.
+// Step by step over all lanes, so that compilers make vector instructions of it; only the real lanes are read and
+// written.
 inline void finish(const Row& row, int64_t x, const int32_t (&sums)[kLanes]) {
     const Epilogue& e = row.epilogue;
     const int64_t at = x * row.pixel_stride;
@@ -91,6 +92,18 @@ inline void scalar_grid_row(const Row& row) {
                 sums[lane] += first * low + second * high;
             }
         }
+        finish(row, x, sums);
+    }
+}
+
+inline void scalar_channelwise_row(const Row& row) {
+    for (int64_t x = 0; x < row.width; ++x) {
+        const int16_t* pixel = static_cast<const int16_t*>(row.cells) + x * row.step;
+        const uint32_t* weights = row.weights;
+        int32_t sums[kLanes] = {};
+        for (int64_t term = 0; term < row.terms; ++term, weights += kLanes)
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+                sums[lane] += pixel[row.offsets[term] + lane] * static_cast<int16_t>(weights[lane]);
         finish(row, x, sums);
     }
 }

@@ -18,11 +18,11 @@ struct Epilogue {
 
 // One row of outputs for one block of `lanes` output channels.
 //
-// Output x reads cells[offsets[t] + x * step], t = 0 .. terms - 1, against weights[t * lanes + lane]; offsets and step are
-// in cells. For binary products a cell is a word of 32 bits, and the integer sum is base - 2 * (bits that differ). `base`
-// is by column: `edges` holds [lanes] integers for each of the first `left` and, behind them, of the last `right` columns;
-// `interior` those of all the columns between. For products on a grid a cell is an int16, a term reads two that lie side
-// by side, its weight holds the two factors (the first in the lower half), and there are no bases.
+// Output x reads cells[offsets[t] + x * step], t = 0 .. terms - 1, against weights[t * lanes + lane]; offsets and step
+// are in cells. For binary products a cell is a word of 32 bits, and the integer sum is base - 2 * (bits that differ).
+// `base` is by column: `edges` holds [lanes] integers for each of the first `left` and, behind them, of the last
+// `right` columns; `interior` those of all the columns between. For products on a grid a cell is an int16, a term reads
+// two that lie side by side, its weight holds the two factors (the first in the lower half), and there are no bases.
 struct Row {
     const void* cells;
     const int32_t* offsets;
@@ -57,8 +57,8 @@ struct Signs {
     uint32_t* words;
 };
 
-// Maximum or mean of `channels` floats over the windows of one row of outputs. A window's first position may lie outside
-// the image, [height][width][channels]; some position lies inside.
+// Maximum or mean of `channels` floats over the windows of one row of outputs. A window's first position may lie
+// outside the image, [height][width][channels]; some position lies inside.
 struct Pooling {
     const float* image;
     float* y;
@@ -76,6 +76,7 @@ struct Kernels {
     bool paired;    // binary weights lie as [terms / 2][lanes][2], a last odd term as [lanes], instead of [terms][lanes]
     void (*binary_row)(const Row&);
     void (*grid_row)(const Row&);
+    void (*channelwise_row)(const Row&);
     void (*binarize)(const Signs&);
     // out[i] = x[i] * scale, within ±levels and rounded, halves to even; NaN is -levels.
     void (*snap)(const float* x, int64_t count, float scale, float levels, int16_t* out);

@@ -61,11 +61,12 @@ int64_t Geometry::output_width(int64_t width) const {
     return output_size(width, left, right, kernel_width, dilation_x, stride_x);
 }
 
-Layer::Layer(const Geometry& geometry, int64_t terms, const Channelwise& channelwise, const Kernels& kernels,
-             void (*row)(const Row&))
+Layer::Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, const Channelwise& channelwise,
+             const Kernels& kernels, void (*row)(const Row&))
     : geometry_(geometry),
       kernels_(kernels),
-      blocks_per_group_((geometry.outputs / geometry.groups + kernels.lanes - 1) / kernels.lanes),
+      block_groups_(block_groups),
+      blocks_per_group_((geometry.outputs / block_groups + kernels.lanes - 1) / kernels.lanes),
       terms_(terms),
       row_(row) {
     const std::vector<float>* steps[] = {&channelwise.scale,       &channelwise.bias,       &channelwise.slope,
@@ -86,12 +87,12 @@ Layer::Layer(const Geometry& geometry, int64_t terms, const Channelwise& channel
 }
 
 int64_t Layer::first_channel(int64_t block) const {
-    return block / blocks_per_group_ * (geometry_.outputs / geometry_.groups) +
+    return block / blocks_per_group_ * (geometry_.outputs / block_groups_) +
            block % blocks_per_group_ * kernels_.lanes;
 }
 
 int64_t Layer::channels_of(int64_t block) const {
-    return std::min(kernels_.lanes, geometry_.outputs / geometry_.groups - block % blocks_per_group_ * kernels_.lanes);
+    return std::min(kernels_.lanes, geometry_.outputs / block_groups_ - block % blocks_per_group_ * kernels_.lanes);
 }
 
 // Whether every block begins on a byte of a word of the output's signs and stays in that word.
@@ -110,7 +111,8 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
     const Geometry& g = geometry_;
     const int64_t lanes = kernels_.lanes, channel = first_channel(block);
     Row job;
-    job.cells = image.cells + row * image.row_bytes + block / blocks_per_group_ * image.group_bytes;
+    job.cells = image.cells + row * image.row_bytes + block / blocks_per_group_ * image.group_bytes +
+                block % blocks_per_group_ * image.block_bytes;
     job.offsets = image.offsets;
     job.weights = weights_.data() + block * terms_ * lanes;
     job.terms = terms_;
@@ -222,8 +224,9 @@ void Layer::run_batch(Image image, int64_t batch, const float* residual, float* 
 
 BinaryLayer::BinaryLayer(const Geometry& geometry, const uint32_t* weights, const Channelwise& channelwise,
                          const Kernels& kernels)
-    : Layer(geometry, geometry.kernel_height * geometry.kernel_width * geometry.input_words() / geometry.groups,
-            channelwise, kernels, kernels.binary_row),
+    : Layer(geometry, geometry.groups,
+            geometry.kernel_height * geometry.kernel_width * geometry.input_words() / geometry.groups, channelwise,
+            kernels, kernels.binary_row),
       group_words_(geometry.input_words() / geometry.groups) {
     const Geometry& g = geometry_;
     const int64_t lanes = kernels_.lanes, channels = g.channels / g.groups;
@@ -248,7 +251,8 @@ BinaryLayer::BinaryLayer(const Geometry& geometry, const uint32_t* weights, cons
                         weights_[static_cast<size_t>(block * terms_ * lanes + place)] = bits;
                     }
                     ones_[static_cast<size_t>(block * lanes + lane)] += 2 * set;
-                    // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of them.
+                    // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of
+                    // them.
                     const auto at = [&](int64_t y, int64_t x) -> int32_t& {
                         return sums[(y * taps_wide + x) * lanes];
                     };
@@ -341,18 +345,33 @@ void BinaryLayer::run(const uint32_t* bits, int64_t batch, int64_t height, int64
     });
 }
 
-// A kernel row's values lie side by side where it has no dilation and all channels are of one group; else a tap's do.
+namespace {
+
+// Whether every output has an input channel of its own: then the lanes of a block lie side by side in the image.
+bool is_channelwise(const Geometry& g) { return g.groups > 1 && g.groups == g.channels && g.groups == g.outputs; }
+
+// Values that lie side by side and are multiplied one after the other: a kernel row's where it has no dilation and all
+// channels are of one group; else a tap's.
+int64_t run_of(const Geometry& g) {
+    const int64_t channels = g.channels / g.groups;
+    return g.groups == 1 && g.dilation_x == 1 ? g.kernel_width * channels : channels;
+}
+
+int64_t grid_terms(const Geometry& g) {
+    const int64_t run = run_of(g), values = g.kernel_height * g.kernel_width * (g.channels / g.groups);
+    return values / run * ((run + 1) / 2);
+}
+
+}  // namespace
+
 GridLayer::GridLayer(const Geometry& geometry, const int8_t* weights, float input_scale, int64_t levels,
                      const Channelwise& channelwise, const Kernels& kernels)
-    : Layer(geometry,
-            geometry.groups == 1 && geometry.dilation_x == 1
-                ? geometry.kernel_height * ((geometry.kernel_width * geometry.channels + 1) / 2)
-                : geometry.kernel_height * geometry.kernel_width * ((geometry.channels / geometry.groups + 1) / 2),
-            channelwise, kernels, kernels.grid_row),
+    : Layer(geometry, is_channelwise(geometry) ? 1 : geometry.groups, grid_terms(geometry), channelwise, kernels,
+            is_channelwise(geometry) ? kernels.channelwise_row : kernels.grid_row),
       input_scale_(input_scale),
       levels_(static_cast<float>(levels)),
-      run_(geometry.groups == 1 && geometry.dilation_x == 1 ? geometry.kernel_width * geometry.channels
-                                                            : geometry.channels / geometry.groups) {
+      channelwise_(is_channelwise(geometry)),
+      run_(run_of(geometry)) {
     const Geometry& g = geometry_;
     const int64_t lanes = kernels_.lanes, pairs = (run_ + 1) / 2;
     const int64_t values = g.kernel_height * g.kernel_width * (g.channels / g.groups);
@@ -380,6 +399,7 @@ void GridLayer::run(const float* x, int64_t batch, int64_t height, int64_t width
     Image image{};
     image.row_bytes = g.stride_y * line * static_cast<int64_t>(sizeof(int16_t));
     image.group_bytes = g.channels / g.groups * static_cast<int64_t>(sizeof(int16_t));
+    image.block_bytes = channelwise_ ? kernels_.lanes * static_cast<int64_t>(sizeof(int16_t)) : 0;
     image.step = g.stride_x * g.channels;
     image.height = height;
     image.width = width;
@@ -394,9 +414,11 @@ void GridLayer::run(const float* x, int64_t batch, int64_t height, int64_t width
             for (int64_t value = 0; value < run_; value += 2)
                 *offsets++ = static_cast<int32_t>(ky * g.dilation_y * line + i * g.dilation_x * g.channels + value);
 
-    // The last pair of an odd run reads one value more, which its weights multiply by 0.
-    int16_t* canvas = scratch(canvas_buffer, padded_height * line + 1);
-    std::fill_n(canvas, padded_height * line + 1, int16_t{0});
+    // The last pair of an odd run reads one value more, and the last block of channels the rest of its lanes; their
+    // weights are 0.
+    const int64_t cells = padded_height * line + kernels_.lanes;
+    int16_t* canvas = scratch(canvas_buffer, cells);
+    std::fill_n(canvas, cells, int16_t{0});
     run_batch(image, batch, residual, y, out_bits, parallel_for, [&](int64_t n) {
         for (int64_t row = 0; row < height; ++row)
             kernels_.snap(x + (n * height + row) * width * g.channels, width * g.channels, input_scale_, levels_,

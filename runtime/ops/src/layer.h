@@ -75,7 +75,8 @@ struct ParallelFor {
     }
 };
 
-// What the kinds of layers have in common: blocks of output channels, rows and threads, and what stands behind the sums.
+// What the kinds of layers have in common: blocks of output channels, rows and threads, and what stands behind the
+// sums.
 class Layer {
    public:
     Layer(const Layer&) = delete;
@@ -89,6 +90,7 @@ class Layer {
         const char* cells;      // of the image with its padding
         int64_t row_bytes;      // from one row of outputs to the next
         int64_t group_bytes;    // from one group's channels to the next
+        int64_t block_bytes;    // from one block's channels to the next, where every output has a channel of its own
         int64_t step;           // cells from one output to the next
         const int32_t* offsets;
         int64_t height, width;  // without the padding
@@ -101,11 +103,12 @@ class Layer {
         int64_t bases() const { return 1 + left + right; }
     };
 
-    Layer(const Geometry& geometry, int64_t terms, const Channelwise& channelwise, const Kernels& kernels,
-          void (*row)(const Row&));
+    // block_groups: groups whose outputs do not share a block.
+    Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, const Channelwise& channelwise,
+          const Kernels& kernels, void (*row)(const Row&));
     ~Layer() = default;
 
-    int64_t blocks() const { return geometry_.groups * blocks_per_group_; }
+    int64_t blocks() const { return block_groups_ * blocks_per_group_; }
     int64_t first_channel(int64_t block) const;
     int64_t channels_of(int64_t block) const;
 
@@ -119,6 +122,7 @@ class Layer {
 
     Geometry geometry_;
     const Kernels& kernels_;
+    int64_t block_groups_;
     int64_t blocks_per_group_;       // blocks of `lanes` output channels
     int64_t terms_;                  // cells, or pairs of them, that one output reads
     Lines<uint32_t> weights_;        // [block][terms][lanes], or paired
@@ -174,6 +178,7 @@ class GridLayer final : public Layer {
 
     float input_scale_;
     float levels_;
+    bool channelwise_;
     int64_t run_;  // values that lie side by side in the image for every kernel row (and column, unless they all do)
 };
 

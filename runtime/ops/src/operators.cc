@@ -1,17 +1,17 @@
-// The operators: what a node says is checked when its kernel is created, what it is given when it runs. Whatever is wrong
-// is thrown here as `Invalid` and given back as a status; nothing else leaves this file.
+// The operators: what a node says is checked when its kernel is created, what it is given when it runs. Whatever is
+// wrong is thrown as `Invalid` and given back as a status; nothing else leaves this file.
 #include "operators.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <exception>
-#include <functional>
 #include <memory>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "layer.h"
+#include "node.h"
 
 namespace edgefold {
 namespace {
@@ -21,185 +21,6 @@ using ort::Context;
 using ort::Info;
 using ort::Status;
 using ort::Value;
-
-// Integer sums must be exact as float32.
-constexpr int64_t kMostProducts = int64_t{1} << 24;
-constexpr int64_t kMostElements = int64_t{1} << 40;
-constexpr int64_t kMostWords = int64_t{1} << 28;  // 1 GiB of one image with its padding; offsets are 32 bits wide
-
-class Invalid : public std::runtime_error {
-   public:
-    using std::runtime_error::runtime_error;
-};
-
-[[noreturn]] void refuse(const std::string& what) { throw Invalid(what); }
-
-void check(const Api& api, Status* status) {
-    if (status == nullptr) return;
-    const std::string text = api.message(status);
-    api.release(status);
-    refuse(text);
-}
-
-std::string text_of(const std::vector<int64_t>& sizes) {
-    std::string text = "[";
-    for (size_t i = 0; i < sizes.size(); ++i) text += (i != 0 ? ", " : "") + std::to_string(sizes[i]);
-    return text + "]";
-}
-
-// a * b, at most kMostElements.
-int64_t times(int64_t a, int64_t b) {
-    if (a < 0 || b < 0 || (b != 0 && a > kMostElements / b)) refuse("a tensor would be too large");
-    return a * b;
-}
-
-struct Tensor {
-    std::vector<int64_t> sizes;
-    const void* data = nullptr;
-
-    int64_t count() const {
-        int64_t count = 1;
-        for (const int64_t size : sizes) count = times(count, size);
-        return count;
-    }
-    template <typename T>
-    const T* as() const {
-        return static_cast<const T*>(data);
-    }
-};
-
-Tensor tensor_of(const Api& api, const Value* value, ort::ElementType type, const char* name) {
-    ort::Shape* shape = nullptr;
-    check(api, api.shape(value, &shape));
-    const std::unique_ptr<ort::Shape, std::function<void(ort::Shape*)>> owner(shape,
-                                                                              [&](ort::Shape* s) { api.release(s); });
-    int came = 0;
-    size_t rank = 0;
-    check(api, api.element_type(shape, &came));
-    check(api, api.rank(shape, &rank));
-    if (came != type) refuse(std::string(name) + " has an element type that the operator does not take");
-    Tensor tensor;
-    tensor.sizes.resize(rank);
-    check(api, api.sizes(shape, tensor.sizes.data(), rank));
-    void* data = nullptr;
-    check(api, api.data(value, &data));
-    tensor.data = data;
-    return tensor;
-}
-
-bool succeeds(const Api& api, Status* status) {
-    if (status != nullptr) api.release(status);
-    return status == nullptr;
-}
-
-// What cannot be read as the type it should have is absent, or it is there as something else.
-void refuse_other_type(const Api& api, const Info* info, const char* name) {
-    int64_t integer = 0;
-    float real = 0;
-    size_t integers = 0, reals = 0, letters = 0;
-    succeeds(api, api.attribute(info, name, static_cast<int64_t*>(nullptr), &integers));
-    succeeds(api, api.attribute(info, name, static_cast<float*>(nullptr), &reals));
-    succeeds(api, api.attribute(info, name, static_cast<char*>(nullptr), &letters));
-    if (integers != 0 || reals != 0 || letters != 0 || succeeds(api, api.attribute(info, name, &integer)) ||
-        succeeds(api, api.attribute(info, name, &real)))
-        refuse(std::string(name) + " has another type than the operator takes");
-}
-
-int64_t attribute(const Api& api, const Info* info, const char* name, int64_t fallback) {
-    int64_t value = fallback;
-    if (succeeds(api, api.attribute(info, name, &value))) return value;
-    refuse_other_type(api, info, name);
-    return fallback;
-}
-
-int64_t attribute_within(const Api& api, const Info* info, const char* name, int64_t fallback, int64_t least,
-                         int64_t most) {
-    const int64_t value = attribute(api, info, name, fallback);
-    if (value < least || value > most)
-        refuse(std::string(name) + " is " + std::to_string(value) + "; expected " + std::to_string(least) + " to " +
-               std::to_string(most));
-    return value;
-}
-
-std::vector<int64_t> attributes_within(const Api& api, const Info* info, const char* name,
-                                       std::vector<int64_t> fallback, int64_t least, int64_t most) {
-    size_t size = 0;
-    if (!succeeds(api, api.attribute(info, name, static_cast<int64_t*>(nullptr), &size)) && size == 0) {
-        refuse_other_type(api, info, name);
-        return fallback;
-    }
-    std::vector<int64_t> values(size);
-    if (size != 0) check(api, api.attribute(info, name, values.data(), &size));
-    if (values.size() != fallback.size())
-        refuse(std::string(name) + " has " + std::to_string(values.size()) + " values; expected " +
-               std::to_string(fallback.size()));
-    for (const int64_t value : values)
-        if (value < least || value > most)
-            refuse(std::string(name) + " is " + text_of(values) + "; expected values of " + std::to_string(least) +
-                   " to " + std::to_string(most));
-    return values;
-}
-
-// The constant input `i`, or nothing where it is left out.
-bool constant(const Api& api, const Info* info, size_t i, ort::ElementType type, const char* name, Tensor* out) {
-    size_t count = 0;
-    check(api, api.input_count(info, &count));
-    if (i >= count) return false;
-    int is_constant = 0;
-    const Value* value = nullptr;
-    check(api, api.constant_input(info, i, &is_constant, &value));
-    if (is_constant == 0 || value == nullptr) return false;
-    *out = tensor_of(api, value, type, name);
-    return true;
-}
-
-std::vector<float> channelwise(const Api& api, const Info* info, size_t i, const char* name, int64_t channels,
-                               bool required) {
-    Tensor tensor;
-    if (!constant(api, info, i, ort::kFloat, name, &tensor)) {
-        if (required) refuse(std::string(name) + " is missing, or is not a constant");
-        return {};
-    }
-    if (tensor.sizes != std::vector<int64_t>{channels})
-        refuse(std::string(name) + " is " + text_of(tensor.sizes) + "; expected [" + std::to_string(channels) + "]");
-    return {tensor.as<float>(), tensor.as<float>() + channels};
-}
-
-// What a run is given: inputs by number, absent ones as null.
-const Value* input(const Api& api, const Context* context, size_t i) {
-    size_t count = 0;
-    check(api, api.input_count(context, &count));
-    if (i >= count) return nullptr;
-    const Value* value = nullptr;
-    check(api, api.input(context, i, &value));
-    return value;
-}
-
-void* output(const Api& api, Context* context, size_t i, const std::vector<int64_t>& sizes) {
-    size_t count = 0;
-    check(api, api.output_count(context, &count));
-    if (i >= count) return nullptr;
-    int64_t elements = 1;
-    for (const int64_t size : sizes) elements = times(elements, size);
-    Value* value = nullptr;
-    check(api, api.output(context, i, sizes.data(), sizes.size(), &value));
-    if (value == nullptr) return nullptr;
-    void* data = nullptr;
-    check(api, api.data(value, &data));
-    return data;
-}
-
-// An input that had to be a constant, and was taken for absent because it is none.
-void refuse_variable(const Api& api, const Context* context, size_t i, const char* name, bool known) {
-    if (!known && input(api, context, i) != nullptr) refuse(std::string(name) + " is not a constant");
-}
-
-// RegisterCustomOps has refused an EDGEFOLD_ISA that names none, but it may have been set since.
-const Kernels& kernels_in_use() {
-    const Kernels* kernels = chosen_kernels();
-    if (kernels == nullptr) refuse("EDGEFOLD_ISA names no kernels of this machine");
-    return *kernels;
-}
 
 class Binarize {
    public:
@@ -282,17 +103,119 @@ class Binarize {
     std::vector<float> scale_, bias_;
 };
 
-// What BinaryConv and BinaryGemm have in common: all but the shapes.
-class BinaryLayer {
+// What all layers have in common: the inputs behind the weights, both outputs, and how a convolution moves.
+template <typename LayerType>
+class LayerOp {
    public:
     static constexpr size_t kInputs = 9, kOutputs = 2;
     static constexpr size_t kRequiredInputs = 4, kRequiredOutputs = 0;
-    static constexpr ort::ElementType kInputTypes[] = {ort::kUint32, ort::kUint32, ort::kFloat, ort::kFloat, ort::kFloat,
-                                                       ort::kFloat,  ort::kFloat,  ort::kFloat, ort::kFloat};
     static constexpr ort::ElementType kOutputTypes[] = {ort::kFloat, ort::kUint32};
 
    protected:
-    BinaryLayer(const Api& api, const Info* info, size_t weight_rank) : api_(api) {
+    explicit LayerOp(const Api& api) : api_(api) {}
+
+    const Geometry& geometry() const { return layer_->geometry(); }
+
+    void read_form(const Info* info, Geometry* g) const {
+        const auto strides = attributes_within(api_, info, "strides", {1, 1}, 1, kMostSize);
+        const auto dilations = attributes_within(api_, info, "dilations", {1, 1}, 1, kMostSize);
+        const auto pads = attributes_within(api_, info, "pads", {0, 0, 0, 0}, 0, kMostSize);
+        g->stride_y = strides[0];
+        g->stride_x = strides[1];
+        g->dilation_y = dilations[0];
+        g->dilation_x = dilations[1];
+        g->top = pads[0];
+        g->left = pads[1];
+        g->bottom = pads[2];
+        g->right = pads[3];
+        g->groups = attribute_within(api_, info, "group", 1, 1, kMostProducts);
+    }
+
+    void read_groups(const Info* info, Geometry* g) const {
+        g->out_groups = attribute_within(api_, info, "out_group", 1, 1, g->outputs);
+        if (g->channels % g->groups != 0 || g->outputs % g->groups != 0 || g->outputs % g->out_groups != 0)
+            refuse("channels " + std::to_string(g->channels) + " and outputs " + std::to_string(g->outputs) +
+                   " cannot be divided into group " + std::to_string(g->groups) + " and out_group " +
+                   std::to_string(g->out_groups));
+        if (times(times(g->kernel_height, g->kernel_width), g->channels / g->groups) > kMostProducts)
+            refuse("an output adds more than 2^24 products, whose sum float32 cannot hold");
+    }
+
+    Channelwise read_channelwise(const Info* info, int64_t outputs) {
+        Channelwise c;
+        c.scale = channelwise(api_, info, 2, "scale", outputs, true);
+        c.bias = channelwise(api_, info, 3, "bias", outputs, true);
+        c.slope = channelwise(api_, info, 4, "slope", outputs, false);
+        c.slope_after = channelwise(api_, info, 6, "slope_after", outputs, false);
+        c.sign_scale = channelwise(api_, info, 7, "sign_scale", outputs, false);
+        c.sign_bias = channelwise(api_, info, 8, "sign_bias", outputs, false);
+        if (c.sign_scale.empty() != c.sign_bias.empty())
+            refuse("sign_scale and sign_bias must both be given and constant, or neither");
+        has_slope_ = !c.slope.empty();
+        has_slope_after_ = !c.slope_after.empty();
+        has_sign_affine_ = !c.sign_scale.empty();
+        return c;
+    }
+
+    Tensor first_input(const Context* context, ort::ElementType type) const {
+        const Value* value = input(api_, context, 0);
+        if (value == nullptr) refuse("X is missing");
+        refuse_variable(api_, context, 4, "slope", has_slope_);
+        refuse_variable(api_, context, 6, "slope_after", has_slope_after_);
+        refuse_variable(api_, context, 7, "sign_scale", has_sign_affine_);
+        refuse_variable(api_, context, 8, "sign_bias", has_sign_affine_);
+        return tensor_of(api_, value, type, "X");
+    }
+
+    const float* residual(const Context* context, const std::vector<int64_t>& sizes) const {
+        const Value* value = input(api_, context, 5);
+        if (value == nullptr) return nullptr;
+        const Tensor tensor = tensor_of(api_, value, ort::kFloat, "residual");
+        if (tensor.sizes != sizes)
+            refuse("residual is " + text_of(tensor.sizes) + "; expected " + text_of(sizes) + " as the output");
+        return tensor.as<float>();
+    }
+
+    // Runs a convolution of images [batch, height, width] with `depth` cells a pixel.
+    template <typename T>
+    void convolve(Context* context, const Tensor& x, int64_t height, int64_t width, int64_t depth) const {
+        const Geometry& g = geometry();
+        const int64_t batch = x.sizes[0];
+        // An image without pixels would cost its sender nothing, and here as much as its padding.
+        if (height < 1 || width < 1) refuse("X is " + text_of(x.sizes) + "; expected at least one pixel an image");
+        // Before the output's size, which is computed from sums of these.
+        if (height > kMostCells || width > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        const int64_t padded = times(times(height + g.top + g.bottom, depth), width + g.left + g.right);
+        if (padded > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        const int64_t rows = g.output_height(height), columns = g.output_width(width);
+        if (rows < 1 || columns < 1)
+            refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
+        const std::vector<int64_t> sizes{batch, rows, columns, g.outputs};
+        const float* added = residual(context, sizes);
+        auto* y = static_cast<float*>(output(api_, context, 0, sizes));
+        auto* out = static_cast<uint32_t*>(output(api_, context, 1, {batch, rows, g.output_words(), columns}));
+        if (y == nullptr && out == nullptr) refuse("the node has neither output");
+        Pool pool(api_, context);
+        layer_->run(x.as<T>(), batch, height, width, added, y, out, pool.parallel_for());
+    }
+
+    Api api_;
+    std::unique_ptr<LayerType> layer_;
+
+   private:
+    static constexpr int64_t kMostSize = 1 << 16;
+
+    bool has_slope_ = false, has_slope_after_ = false, has_sign_affine_ = false;
+};
+
+// What BinaryConv and BinaryGemm have in common: all but the shapes.
+class BinaryOp : public LayerOp<BinaryLayer> {
+   public:
+    static constexpr ort::ElementType kInputTypes[] = {ort::kUint32, ort::kUint32, ort::kFloat, ort::kFloat, ort::kFloat,
+                                                       ort::kFloat,  ort::kFloat,  ort::kFloat, ort::kFloat};
+
+   protected:
+    BinaryOp(const Api& api, const Info* info, size_t weight_rank) : LayerOp(api) {
         Tensor weights;
         if (!constant(api, info, 1, ort::kUint32, "W", &weights)) refuse("W is missing, or is not a constant");
         Geometry g;
@@ -307,145 +230,58 @@ class BinaryLayer {
             g.kernel_height = weights.sizes[1];
             g.kernel_width = weights.sizes[2];
             read_form(info, &g);
+            g.pad_value = static_cast<int>(attribute_within(api, info, "pad_value", 0, -1, 1));
         }
-        g.out_groups = attribute_within(api, info, "out_group", 1, 1, g.outputs);
-        if (g.channels % g.groups != 0 || g.outputs % g.groups != 0 || g.outputs % g.out_groups != 0)
-            refuse("channels " + std::to_string(g.channels) + " and outputs " + std::to_string(g.outputs) +
-                   " cannot be divided into group " + std::to_string(g.groups) + " and out_group " +
-                   std::to_string(g.out_groups));
+        read_groups(info, &g);
         if (weights.sizes.back() != g.input_words() / g.groups)
             refuse("W has " + std::to_string(weights.sizes.back()) + " words; " + std::to_string(g.channels) +
                    " channels in " + std::to_string(g.groups) + " groups have " +
                    std::to_string(g.input_words() / g.groups));
-        if (times(times(g.kernel_height, g.kernel_width), g.channels / g.groups) > kMostProducts)
-            refuse("an output adds more than 2^24 products, whose sum float32 cannot hold");
-        Channelwise c;
-        c.scale = channelwise(api, info, 2, "scale", g.outputs, true);
-        c.bias = channelwise(api, info, 3, "bias", g.outputs, true);
-        c.slope = channelwise(api, info, 4, "slope", g.outputs, false);
-        c.slope_after = channelwise(api, info, 6, "slope_after", g.outputs, false);
-        c.sign_scale = channelwise(api, info, 7, "sign_scale", g.outputs, false);
-        c.sign_bias = channelwise(api, info, 8, "sign_bias", g.outputs, false);
-        if (c.sign_scale.empty() != c.sign_bias.empty())
-            refuse("sign_scale and sign_bias must both be given and constant, or neither");
-        has_slope_ = !c.slope.empty();
-        has_slope_after_ = !c.slope_after.empty();
-        has_sign_affine_ = !c.sign_scale.empty();
-        layer_ = std::make_unique<Layer>(g, weights.as<uint32_t>(), c, kernels_in_use());
+        layer_ = std::make_unique<BinaryLayer>(g, weights.as<uint32_t>(), read_channelwise(info, g.outputs),
+                                               kernels_in_use());
     }
 
-    const Geometry& geometry() const { return layer_->geometry(); }
-
     Tensor bits(const Context* context, size_t rank) const {
-        const Value* value = input(api_, context, 0);
-        if (value == nullptr) refuse("X is missing");
-        Tensor x = tensor_of(api_, value, ort::kUint32, "X");
+        Tensor x = first_input(context, ort::kUint32);
         const int64_t words = geometry().input_words();
         if (x.sizes.size() != rank || x.sizes[rank == 4 ? 2 : 1] != words)
             refuse("X is " + text_of(x.sizes) + "; expected " + (rank == 4 ? "[N, H, " : "[N, ") +
                    std::to_string(words) + (rank == 4 ? ", W]" : "]"));
-        refuse_variable(api_, context, 4, "slope", has_slope_);
-        refuse_variable(api_, context, 6, "slope_after", has_slope_after_);
-        refuse_variable(api_, context, 7, "sign_scale", has_sign_affine_);
-        refuse_variable(api_, context, 8, "sign_bias", has_sign_affine_);
         return x;
     }
-
-    const float* residual(const Context* context, const std::vector<int64_t>& sizes) const {
-        const Value* value = input(api_, context, 5);
-        if (value == nullptr) return nullptr;
-        const Tensor tensor = tensor_of(api_, value, ort::kFloat, "residual");
-        if (tensor.sizes != sizes)
-            refuse("residual is " + text_of(tensor.sizes) + "; expected " + text_of(sizes) + " as the output");
-        return tensor.as<float>();
-    }
-
-    // Threads of the session's own pool. A failure to start them is met by running here.
-    struct Pool {
-        const Api* api;
-        const Context* context;
-
-        ParallelFor parallel_for() {
-            return {[](void* self, void (*body)(void*, size_t), size_t count, void* data) {
-                        const Pool& pool = *static_cast<const Pool*>(self);
-                        check(*pool.api, pool.api->parallel_for(pool.context, body, count, data));
-                    },
-                    this};
-        }
-    };
-
-    Api api_;
-    std::unique_ptr<Layer> layer_;
-
-   private:
-    void read_form(const Info* info, Geometry* g) const {
-        constexpr int64_t most = 1 << 16;
-        const auto strides = attributes_within(api_, info, "strides", {1, 1}, 1, most);
-        const auto dilations = attributes_within(api_, info, "dilations", {1, 1}, 1, most);
-        const auto pads = attributes_within(api_, info, "pads", {0, 0, 0, 0}, 0, most);
-        g->stride_y = strides[0];
-        g->stride_x = strides[1];
-        g->dilation_y = dilations[0];
-        g->dilation_x = dilations[1];
-        g->top = pads[0];
-        g->left = pads[1];
-        g->bottom = pads[2];
-        g->right = pads[3];
-        g->groups = attribute_within(api_, info, "group", 1, 1, kMostProducts);
-        g->pad_value = static_cast<int>(attribute_within(api_, info, "pad_value", 0, -1, 1));
-    }
-
-    bool has_slope_, has_slope_after_, has_sign_affine_;
 };
 
-class BinaryConv : public BinaryLayer {
+class BinaryConv : public BinaryOp {
    public:
     static constexpr const char* kName = "BinaryConv";
 
-    BinaryConv(const Api& api, const Info* info) : BinaryLayer(api, info, 4) {}
+    BinaryConv(const Api& api, const Info* info) : BinaryOp(api, info, 4) {}
 
     void run(Context* context) const {
         const Tensor x = bits(context, 4);
-        const Geometry& g = geometry();
-        const int64_t batch = x.sizes[0], height = x.sizes[1], width = x.sizes[3];
-        // An image without pixels would cost its sender nothing, and here as much as its padding.
-        if (height < 1 || width < 1) refuse("X is " + text_of(x.sizes) + "; expected at least one pixel an image");
-        // Before the output's size, which is computed from sums of these.
-        if (height > kMostWords || width > kMostWords) refuse("X is " + text_of(x.sizes) + ", which is too large");
-        const int64_t padded = times(times(height + g.top + g.bottom, g.input_words()), width + g.left + g.right);
-        if (padded > kMostWords) refuse("X is " + text_of(x.sizes) + ", which is too large");
-        const int64_t rows = g.output_height(height), columns = g.output_width(width);
-        if (rows < 1 || columns < 1)
-            refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
-        const std::vector<int64_t> sizes{batch, rows, columns, g.outputs};
-        const float* added = residual(context, sizes);
-        auto* y = static_cast<float*>(output(api_, context, 0, sizes));
-        auto* out = static_cast<uint32_t*>(output(api_, context, 1, {batch, rows, g.output_words(), columns}));
-        if (y == nullptr && out == nullptr) refuse("the node has neither output");
-        Pool pool{&api_, context};
-        layer_->run(x.as<uint32_t>(), batch, height, width, added, y, out, pool.parallel_for());
+        convolve<uint32_t>(context, x, x.sizes[1], x.sizes[3], geometry().input_words());
     }
 };
 
-class BinaryGemm : public BinaryLayer {
+class BinaryGemm : public BinaryOp {
    public:
     static constexpr const char* kName = "BinaryGemm";
 
-    BinaryGemm(const Api& api, const Info* info) : BinaryLayer(api, info, 2) {}
+    BinaryGemm(const Api& api, const Info* info) : BinaryOp(api, info, 2) {}
 
     void run(Context* context) const {
         static thread_local std::vector<uint32_t> in_buffer, out_buffer;
         const Tensor x = bits(context, 2);
         const Geometry& g = geometry();
         const int64_t batch = x.sizes[0], words = g.input_words(), out_words = g.output_words();
-        if (times(batch, words) > kMostWords) refuse("X is " + text_of(x.sizes) + ", which is too large");
+        if (times(batch, words) > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const std::vector<int64_t> sizes{batch, g.outputs};
         const float* added = residual(context, sizes);
         auto* y = static_cast<float*>(output(api_, context, 0, sizes));
         auto* out = static_cast<uint32_t*>(output(api_, context, 1, {batch, out_words}));
         if (y == nullptr && out == nullptr) refuse("the node has neither output");
         if (batch == 0) return;
-        Pool pool{&api_, context};
+        Pool pool(api_, context);
         // The batch is the row of pixels, whose words lie side by side.
         const uint32_t* in = x.as<uint32_t>();
         if (batch > 1 && words > 1) in = transposed(in, batch, words, &in_buffer);
@@ -470,6 +306,129 @@ class BinaryGemm : public BinaryLayer {
                 (*buffer)[static_cast<size_t>(column * rows + row)] = in[row * columns + column];
         return buffer->data();
     }
+};
+
+class FixedConv : public LayerOp<GridLayer> {
+   public:
+    static constexpr const char* kName = "FixedConv";
+    static constexpr ort::ElementType kInputTypes[] = {ort::kFloat, ort::kInt8,  ort::kFloat, ort::kFloat, ort::kFloat,
+                                                       ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat};
+
+    FixedConv(const Api& api, const Info* info) : LayerOp(api) {
+        Tensor weights;
+        if (!constant(api, info, 1, ort::kInt8, "W", &weights)) refuse("W is missing, or is not a constant");
+        if (weights.sizes.size() != 4 || weights.count() == 0)
+            refuse("W is " + text_of(weights.sizes) + "; expected [outputs, kernel height, kernel width, channels]");
+        Geometry g;
+        g.outputs = weights.sizes[0];
+        g.kernel_height = weights.sizes[1];
+        g.kernel_width = weights.sizes[2];
+        read_form(info, &g);
+        g.channels = times(weights.sizes[3], g.groups);
+        read_groups(info, &g);
+        const float input_scale = required_float(api, info, "input_scale");
+        int exponent = 0;
+        if (!(input_scale > 0) || std::frexp(input_scale, &exponent) != 0.5f)
+            refuse("input_scale is " + std::to_string(input_scale) + "; expected a power of two");
+        const int64_t levels = attribute_within(api, info, "levels", 0, 1, INT16_MAX);
+        const int64_t products = weights.count() / g.outputs;
+        for (int64_t i = 0; i < g.outputs; ++i) {
+            int64_t sum = 0;
+            for (int64_t j = 0; j < products; ++j) sum += std::abs(int{weights.as<int8_t>()[i * products + j]});
+            if (sum * levels >= kMostProducts)
+                refuse("sums of output " + std::to_string(i) + " may reach 2^24, beyond which float32 is not exact");
+        }
+        layer_ = std::make_unique<GridLayer>(g, weights.as<int8_t>(), input_scale, levels,
+                                             read_channelwise(info, g.outputs), kernels_in_use());
+    }
+
+    void run(Context* context) const {
+        const Tensor x = first_input(context, ort::kFloat);
+        const int64_t channels = geometry().channels;
+        if (x.sizes.size() != 4 || x.sizes[3] != channels)
+            refuse("X is " + text_of(x.sizes) + "; expected [N, H, W, " + std::to_string(channels) + "]");
+        convolve<float>(context, x, x.sizes[1], x.sizes[2], channels);
+    }
+};
+
+class PoolOp {
+   public:
+    static constexpr const char* kName = "Pool";
+    static constexpr size_t kInputs = 1, kOutputs = 1;
+    static constexpr size_t kRequiredInputs = 1, kRequiredOutputs = 1;
+    static constexpr ort::ElementType kInputTypes[] = {ort::kFloat};
+    static constexpr ort::ElementType kOutputTypes[] = {ort::kFloat};
+
+    PoolOp(const Api& api, const Info* info) : api_(api), kernels_(kernels_in_use()) {
+        const std::string mode = required_string(api, info, "mode");
+        if (mode != "max" && mode != "mean") refuse("mode is '" + mode + "'; expected max or mean");
+        mean_ = mode == "mean";
+        window_ = attributes_within(api, info, "kernel_shape", {-1, -1}, 0, kMostSize);
+        if (window_[0] < 0) refuse("kernel_shape is missing");
+        global_ = window_[0] == 0 && window_[1] == 0;
+        if (!global_ && (window_[0] == 0 || window_[1] == 0))
+            refuse("kernel_shape is " + text_of(window_) + "; expected two positive sizes, or [0, 0]");
+        strides_ = attributes_within(api, info, "strides", {1, 1}, 1, kMostSize);
+        pads_ = attributes_within(api, info, "pads", {0, 0, 0, 0}, 0, kMostSize);
+        const bool padded = pads_ != std::vector<int64_t>{0, 0, 0, 0};
+        if (padded && (mean_ || global_)) refuse("pads is " + text_of(pads_) + "; a mean takes no padding");
+        for (size_t i = 0; i < 4; ++i)
+            if (padded && pads_[i] >= window_[i % 2])
+                refuse("pads is " + text_of(pads_) + "; a window would lie outside the image altogether");
+    }
+
+    void run(Context* context) const {
+        const Value* value = input(api_, context, 0);
+        if (value == nullptr) refuse("X is missing");
+        const Tensor x = tensor_of(api_, value, ort::kFloat, "X");
+        if (x.sizes.size() != 4 || x.sizes[1] < 1 || x.sizes[2] < 1 || x.sizes[3] < 1)
+            refuse("X is " + text_of(x.sizes) + "; expected [N, H, W, C]");
+        if (x.sizes[1] > kMostCells || x.sizes[2] > kMostCells)
+            refuse("X is " + text_of(x.sizes) + ", which is too large");
+        Geometry g;
+        g.kernel_height = global_ ? x.sizes[1] : window_[0];
+        g.kernel_width = global_ ? x.sizes[2] : window_[1];
+        g.stride_y = strides_[0];
+        g.stride_x = strides_[1];
+        g.top = pads_[0];
+        g.left = pads_[1];
+        g.bottom = pads_[2];
+        g.right = pads_[3];
+        const int64_t rows = g.output_height(x.sizes[1]), columns = g.output_width(x.sizes[2]), depth = x.sizes[3];
+        if (rows < 1 || columns < 1) refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the window");
+        auto* y = static_cast<float*>(output(api_, context, 0, {x.sizes[0], rows, columns, depth}));
+        if (y == nullptr) refuse("Y is missing");
+        if (x.sizes[0] == 0) return;
+        Rows job{this, &g, x.as<float>(), y, x.sizes[1], x.sizes[2], depth, rows, columns, times(x.sizes[0], rows)};
+        job.tiles = std::clamp(job.all * columns * depth / kValuesOfATile, int64_t{1}, std::min(kMostTiles, job.all));
+        if (job.tiles == 1) return job.run(0);
+        const auto body = [](void* data, size_t i) { static_cast<const Rows*>(data)->run(static_cast<int64_t>(i)); };
+        check(api_, api_.parallel_for(context, body, static_cast<size_t>(job.tiles), &job));
+    }
+
+   private:
+    static constexpr int64_t kMostSize = 1 << 16, kMostTiles = 8, kValuesOfATile = 4096;
+
+    struct Rows {
+        const PoolOp* op;
+        const Geometry* g;
+        const float* x;
+        float* y;
+        int64_t height, width, depth, rows, columns, all;
+        int64_t tiles = 1;
+
+        void run(int64_t tile) const {
+            for (int64_t i = tile * all / tiles; i < (tile + 1) * all / tiles; ++i)
+                op->kernels_.pool({x + i / rows * height * width * depth, y + i * columns * depth, height, width, depth,
+                                   columns, i % rows * g->stride_y - g->top, -g->left, g->stride_x, g->kernel_height,
+                                   g->kernel_width, op->mean_});
+        }
+    };
+
+    Api api_;
+    const Kernels& kernels_;
+    std::vector<int64_t> window_, strides_, pads_;
+    bool mean_, global_;
 };
 
 // Runs `body`, and gives whatever it throws back as a status.
@@ -541,8 +500,9 @@ ort::CustomOp make() {
 }  // namespace
 
 const ort::CustomOp* const* operators(size_t* count) {
-    static const ort::CustomOp binarize = make<Binarize>(), conv = make<BinaryConv>(), gemm = make<BinaryGemm>();
-    static const ort::CustomOp* const all[] = {&binarize, &conv, &gemm};
+    static const ort::CustomOp binarize = make<Binarize>(), conv = make<BinaryConv>(), gemm = make<BinaryGemm>(),
+                               fixed = make<FixedConv>(), pool = make<PoolOp>();
+    static const ort::CustomOp* const all[] = {&binarize, &conv, &gemm, &fixed, &pool};
     *count = sizeof all / sizeof *all;
     return all;
 }

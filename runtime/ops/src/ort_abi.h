@@ -1,5 +1,5 @@
-// The few parts of ONNX Runtime's C interface that the operators need, declared by hand from its published order, so that
-// no header of one of its versions is needed. The table of functions only ever grows at its end.
+// The few parts of ONNX Runtime's C interface that the operators need, declared by hand from its published order, so
+// that no header of one of its versions is needed. The table of functions only ever grows at its end.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct Shape;           // a tensor's element type and dimensions
 constexpr uint32_t kApiVersion = 17;  // the first with kernels that return a status
 
 enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
-enum ElementType { kFloat = 1, kUint32 = 12 };
+enum ElementType { kFloat = 1, kInt8 = 3, kUint32 = 12 };
 enum Characteristic { kRequired = 0, kOptional = 1 };
 
 struct ApiBase {
