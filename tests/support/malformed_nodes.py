@@ -198,7 +198,7 @@ def grid_or_mode(node: Node, rng: np.random.Generator) -> bool:
         return integer_out_of_range(node, rng)
     damage = int(rng.integers(3))
     if damage == 0:
-        node.attributes["input_scale"] = float(rng.choice([0.0, -0.0, -2.0, 3.0, np.nan, np.inf, -np.inf, 1e-45 * 3]))
+        node.attributes["input_scale"] = float(rng.choice([0.0, -0.0, -2.0, 3.0, np.nan, np.inf, -np.inf, 1.1]))
     elif damage == 1:
         node.attributes["levels"] = 32767
         node.inputs["W"] = np.full_like(node.inputs["W"], -128)
@@ -286,8 +286,10 @@ def huge_padding(node: Node, rng: np.random.Generator) -> bool:
         node.attributes["pads"] = [65536] * 4
         return True
     if node.kind == "Pool":
-        node.attributes |= {"pads": [int(each) for each in rng.choice([2, 3, 500], 4)], "kernel_shape": [2, 2]}
-        return True
+        size = int(rng.choice([1, 2, 65536]))
+        node.attributes |= {"pads": [int(each) for each in rng.choice([2, 3, 65535], 4)], "kernel_shape": [size, size]}
+        node.attributes["strides"] = [65536, 65536]
+        return size < 65536
     node.attributes |= {"pads": [int(each) for each in rng.choice([0, 1, 500], 4)], "strides": [65536, 65536]}
     return False
 
