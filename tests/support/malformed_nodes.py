@@ -199,10 +199,10 @@ def grid_or_mode(node: Node, rng: np.random.Generator) -> bool:
     damage = int(rng.integers(3))
     if damage == 0:
         node.attributes["input_scale"] = float(rng.choice([0.0, -0.0, -2.0, 3.0, np.nan, np.inf, -np.inf, 1.1]))
-    elif damage == 1:
+    elif damage == 1 and "W" in node.inputs and node.inputs["W"].ndim > 0 and node.inputs["W"].dtype == np.int8:
         node.attributes["levels"] = 32767
         node.inputs["W"] = np.full_like(node.inputs["W"], -128)
-        return node.inputs["W"][0].size * 128 * 32767 >= 1 << 24
+        return node.inputs["W"].size // max(len(node.inputs["W"]), 1) * 128 * 32767 >= 1 << 24
     else:
         node.attributes["input_scale"] = [1, "2", [1.0]][int(rng.integers(3))]
     return True
