@@ -44,8 +44,11 @@ class SignSource:
 
 
 @dataclass(eq=False)
-class BinaryLayer:
-    """One binary layer. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
+class PackedLayer:
+    """One node of the packed graph. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
+
+    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`; its weights are whole
+    numbers of 8 bits.
 
     value: what the layer gives with everything that is fused, by its name in the simulated graph; last: the node there
     that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the
@@ -53,6 +56,7 @@ class BinaryLayer:
     rounded.
     """
 
+    operator: str
     name: str
     node: Node
     source: SignSource
@@ -71,10 +75,12 @@ class BinaryLayer:
     residual: str | None = None
     slope_after: np.ndarray | None = None
     has_bias: bool = False
+    input_scale: float = 1.0
+    levels: int = 0
 
     @property
-    def operator(self) -> str:
-        return "BinaryConv" if self.weight.ndim == 4 else "BinaryGemm"
+    def is_binary(self) -> bool:
+        return self.operator != "FixedConv"
 
     @property
     def outputs(self) -> int:
@@ -89,8 +95,8 @@ class BinaryLayer:
         return int(self.weight.ndim)
 
 
-def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
-    """Return the binary layers of `graph` in its order, without what follows them (`take_surroundings`).
+def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[PackedLayer]:
+    """Return the binary layers of `graph` in its order, without what follows them.
 
     strict: raise ExportError where signs reach a product that is no binary layer, and so would stay a float one.
     """
@@ -101,7 +107,7 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
             continue
         try:
             layers.append(_layer(graph, node))
-        except _NotBinaryError as error:
+        except NotPackedError as error:
             problems.append(f"{name_of(graph, node)}: {error}")
     if problems and strict:
         raise ExportError(
@@ -112,13 +118,13 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[BinaryLayer]:
     return layers
 
 
-def take_surroundings(graph: OnnxGraph, layers: Sequence[BinaryLayer]) -> None:
-    """Extend layers, in the order of the graph, over the operations around them that their operators do too."""
+def take_surroundings(graph: OnnxGraph, layers: Sequence[PackedLayer]) -> None:
+    """Extend layers over the operations around them. Where two are added, the binary or else the later one adds."""
     claimed: set[Node] = set()
-    for layer in reversed(layers):  # of two that are added, the later one adds the other
+    for layer in sorted(reversed(layers), key=lambda each: not each.is_binary):
         _take_what_follows(graph, layer, claimed)
     for layer in layers:
-        if layer.operator in ("BinaryConv", "BinaryGemm"):
+        if layer.is_binary:
             layer.source = _with_affine(graph, layer, claimed)
 
 
@@ -180,33 +186,34 @@ def products_of_signs(graph: OnnxGraph) -> set[Node]:
     return found
 
 
-class _NotBinaryError(Exception):
-    """Why a product of signs is no binary layer."""
+class NotPackedError(Exception):
+    """Why no packed operator can stand for a layer."""
 
 
-def _layer(graph: OnnxGraph, node: Node) -> BinaryLayer:
+def _layer(graph: OnnxGraph, node: Node) -> PackedLayer:
     given = graph.constant(node, 1)
     if given is None:
-        raise _NotBinaryError("its weights are not constant")
+        raise NotPackedError("its weights are not constant")
     if node.operator == "Conv" and given.ndim != 4:
-        raise _NotBinaryError(f"it is a convolution over {given.ndim - 2} axes; expected 2")
+        raise NotPackedError(f"it is a convolution over {given.ndim - 2} axes; expected 2")
     if node.operator != "Conv" and graph.rank(node.inputs[0]) != 2:
-        raise _NotBinaryError(f"its input has {graph.rank(node.inputs[0])} axes; expected rows of channels")
+        raise NotPackedError(f"its input has {graph.rank(node.inputs[0])} axes; expected rows of channels")
     if node.operator == "MatMul" or (node.operator == "Gemm" and not node.attributes.get("transB", 0)):
         given = given.T
     magnitudes = np.abs(given.reshape(len(given), -1))
     if given.ndim < 2 or not magnitudes.size or (magnitudes != magnitudes[:, :1]).any() or not magnitudes[:, 0].all():
-        raise _NotBinaryError("its weights are not ± one magnitude per output")
+        raise NotPackedError("its weights are not ± one magnitude per output")
     bias = graph.constant(node, 2)
     if node.operator == "Gemm" and (
         node.attributes.get("alpha", 1.0) != 1 or node.attributes.get("beta", 1.0) != 1 or node.attributes.get("transA")
     ):
-        raise _NotBinaryError("it is a Gemm with alpha, beta or a transposed input")
+        raise NotPackedError("it is a Gemm with alpha, beta or a transposed input")
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = None if bias is None else per_channel(bias, len(given), 2)
         if bias is None:
-            raise _NotBinaryError("its bias is not one constant per output")
-    layer = BinaryLayer(
+            raise NotPackedError("its bias is not one constant per output")
+    layer = PackedLayer(
+        operator="BinaryConv" if given.ndim == 4 else "BinaryGemm",
         name=name_of(graph, node),
         node=node,
         source=SignSource(node.inputs[0]),
@@ -219,16 +226,16 @@ def _layer(graph: OnnxGraph, node: Node) -> BinaryLayer:
         has_bias=bias is not None,
     )
     if node.operator == "Conv":
-        read_convolution(layer, node)
+        read_geometry(layer, node)
     _read_signs(graph, layer)
     return layer
 
 
-def read_convolution(layer: BinaryLayer, node: Node) -> None:
-    """Note how a convolution moves."""
+def read_geometry(layer: PackedLayer, node: Node) -> None:
+    """Take group, strides, dilations and padding of a convolution."""
     attributes = node.attributes
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise _NotBinaryError(f"its padding is {attributes['auto_pad'].decode()}; expected numbers")
+        raise NotPackedError(f"its padding is {attributes['auto_pad'].decode()}; expected numbers")
     layer.group = int(attributes.get("group", 1))
     layer.strides = _pair(attributes.get("strides", (1, 1)))
     layer.dilations = _pair(attributes.get("dilations", (1, 1)))
@@ -241,7 +248,7 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _read_signs(graph: OnnxGraph, layer: BinaryLayer) -> None:
+def _read_signs(graph: OnnxGraph, layer: PackedLayer) -> None:
     """Walk from the layer's input to what its signs are taken of."""
     name = layer.node.inputs[0]
     pad = graph.made_by(name, "Pad") if layer.rank == 4 else None
@@ -250,9 +257,9 @@ def _read_signs(graph: OnnxGraph, layer: BinaryLayer) -> None:
         name = pad.inputs[0]
     source = signs_of(graph, name)
     if source is None:
-        raise _NotBinaryError(f"its signs pass {_operator(graph, name)} on their way")
+        raise NotPackedError(f"its signs pass {_operator(graph, name)} on their way")
     if graph.rank(source) != layer.rank:
-        raise _NotBinaryError("nothing says how many axes its input has")
+        raise NotPackedError("nothing says how many axes its input has")
     layer.source = SignSource(source)
 
 
@@ -261,15 +268,15 @@ def _operator(graph: OnnxGraph, name: str) -> str:
     return node.operator if node is not None else "nothing"
 
 
-def _read_padding(graph: OnnxGraph, layer: BinaryLayer, pad: Node) -> None:
+def _read_padding(graph: OnnxGraph, layer: PackedLayer, pad: Node) -> None:
     pads, value = spatial_pads(graph, pad), graph.constant(pad, 2)
     number = 0.0 if value is None else float(value.reshape(()))
     if pads is None or pad.attributes.get("mode", b"constant") != b"constant" or min(pads) < 0:
-        raise _NotBinaryError("its padding is not one number around the image")
+        raise NotPackedError("its padding is not one number around the image")
     if number not in (0, 1, -1):
-        raise _NotBinaryError(f"its image is padded with {number:g}; expected 0, 1 or -1")
+        raise NotPackedError(f"its image is padded with {number:g}; expected 0, 1 or -1")
     if number and any(layer.pads):
-        raise _NotBinaryError(f"its image is padded with {number:g} and then with 0")
+        raise NotPackedError(f"its image is padded with {number:g} and then with 0")
     layer.pads = tuple(a + b for a, b in zip(layer.pads, pads, strict=True))  # type: ignore[assignment]
     layer.pad_value = int(number)
     layer.nodes.append(pad)
@@ -289,7 +296,7 @@ def spatial_pads(graph: OnnxGraph, pad: Node) -> tuple[int, int, int, int] | Non
     return before[2], before[3], after[2], after[3]
 
 
-def _with_affine(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> SignSource:
+def _with_affine(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> SignSource:
     """Return what the layer's signs are taken of, without the factor and the summand that only signs need."""
     name, bias = _unwrapped(graph, layer, layer.source.value, "Add", claimed)
     name, scale = _unwrapped(graph, layer, name, "Mul", claimed)
@@ -301,7 +308,7 @@ def _with_affine(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> Si
 
 
 def _unwrapped(
-    graph: OnnxGraph, layer: BinaryLayer, name: str, operator: str, claimed: set[Node]
+    graph: OnnxGraph, layer: PackedLayer, name: str, operator: str, claimed: set[Node]
 ) -> tuple[str, np.ndarray | None]:
     """Return what `operator` makes `name` of with a constant per channel, and the constant; else `name` itself."""
     node = graph.made_by(name, operator)
@@ -321,7 +328,7 @@ def _only_signs_of(graph: OnnxGraph, name: str) -> bool:
     return all(_not_negative(graph, node.outputs[0]) is not None for node in graph.consumers(name))
 
 
-def _take_what_follows(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> None:
+def _take_what_follows(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> None:
     """Extend the layer over the operations behind it; of two layers that are added, only one has the addition."""
     for take in (_take_scale, _take_bias, _take_slope, _take_residual, _take_slope_after):
         nodes = take(graph, layer, claimed)
@@ -331,7 +338,7 @@ def _take_what_follows(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node])
             layer.last, layer.value = nodes[-1], nodes[-1].outputs[0]
 
 
-def _take_scale(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
+def _take_scale(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
     node, factor = _with_constant(graph, layer, "Mul")
     if node is None or factor is None or layer.has_bias:
         return []
@@ -339,7 +346,7 @@ def _take_scale(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> lis
     return [node]
 
 
-def _take_bias(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
+def _take_bias(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
     node, summand = _with_constant(graph, layer, "Add")
     if node is None or summand is None or layer.has_bias:
         return []
@@ -347,7 +354,7 @@ def _take_bias(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list
     return [node]
 
 
-def _with_constant(graph: OnnxGraph, layer: BinaryLayer, operator: str) -> tuple[Node | None, np.ndarray | None]:
+def _with_constant(graph: OnnxGraph, layer: PackedLayer, operator: str) -> tuple[Node | None, np.ndarray | None]:
     node = graph.sole_consumer(layer.value)
     if node is None or node.operator != operator:
         return None, None
@@ -355,12 +362,12 @@ def _with_constant(graph: OnnxGraph, layer: BinaryLayer, operator: str) -> tuple
     return node, per_channel(constants[0], layer.outputs, layer.rank) if constants else None
 
 
-def _take_slope(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
+def _take_slope(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
     layer.slope, nodes = _activation(graph, layer)
     return nodes
 
 
-def _take_residual(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
+def _take_residual(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
     node = graph.sole_consumer(layer.value)
     if node is None or node.operator != "Add" or node in claimed:
         return []
@@ -375,12 +382,12 @@ def _take_residual(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> 
     return [node]
 
 
-def _take_slope_after(graph: OnnxGraph, layer: BinaryLayer, claimed: set[Node]) -> list[Node]:
+def _take_slope_after(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
     layer.slope_after, nodes = _activation(graph, layer)
     return nodes
 
 
-def _activation(graph: OnnxGraph, layer: BinaryLayer) -> tuple[np.ndarray | None, list[Node]]:
+def _activation(graph: OnnxGraph, layer: PackedLayer) -> tuple[np.ndarray | None, list[Node]]:
     """Return the slopes of `y < 0 ? y * slope : y`, in whatever way it is written, and its nodes; the last one last."""
     node = graph.sole_consumer(layer.value)
     if node is None:
@@ -395,7 +402,7 @@ def _activation(graph: OnnxGraph, layer: BinaryLayer) -> tuple[np.ndarray | None
     return (None, []) if slope is None else (slope, [node])
 
 
-def _chosen_activation(graph: OnnxGraph, layer: BinaryLayer) -> tuple[np.ndarray | None, list[Node]]:
+def _chosen_activation(graph: OnnxGraph, layer: PackedLayer) -> tuple[np.ndarray | None, list[Node]]:
     """The same for `Where(y >= 0, y, y * slope)` and its like."""
     nodes = {node.operator: node for node in graph.consumers(layer.value)}
     compare = next((nodes[each] for each in _COMPARISONS if each in nodes), None)

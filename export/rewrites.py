@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection
 
 import numpy as np
 
@@ -10,18 +10,18 @@ from export.binary_layers import per_channel, products_of_signs
 from export.onnx_graph import Node, OnnxGraph
 
 
-def pool_before_affine(graph: OnnxGraph, *, but: Callable[[Node], bool] = lambda convolution: False) -> None:
+def pool_before_affine(graph: OnnxGraph, *, but: Collection[Node] = ()) -> None:
     """Put max pools before the batch norm and the activation of the real convolution in front of them.
 
     Rounding never turns an order around, so `max(x) * a + b` is `max(x * a + b)` to the bit where `a` is not negative.
     Where it is, the convolution gives -x, just as exactly, and the factor is -a. It is a quarter of the work, and the
-    pool then stands between the convolution and a factor that an engine could fold into its weights. Convolutions that
-    `but` names are left alone.
+    pool then stands between the convolution and a factor that an engine could fold into its weights. but: convolutions
+    after which nothing is moved.
     """
     binary = products_of_signs(graph)
     for pool in [node for node in graph.nodes if node.operator == "MaxPool"]:
         chain = _chain_before(graph, pool)
-        if chain and chain[0] not in binary and not but(chain[0]):
+        if chain and chain[0] not in binary and chain[0] not in but:
             _move(graph, chain, pool)
 
 
@@ -132,46 +132,3 @@ def _bounds(graph: OnnxGraph, node: Node) -> tuple[np.ndarray, ...] | None:
     steps = np.ones(len(starts)) if steps is None else steps
     bounds = tuple(each.astype(np.int64) for each in (starts, ends, axes, steps))
     return bounds if (bounds[2] >= 0).all() else None
-
-
-def halving_pools(graph: OnnxGraph) -> None:
-    """Write means over 2×2 positions that are sums of slices in reading order, times 0.25, as AveragePool."""
-    for product in [node for node in graph.nodes if node.operator == "Mul"]:
-        quarter = [value for value, constant in graph.operands(product) if constant.size == 1 and constant == 0.25]
-        slices = _summands(graph, quarter[0], 4) if quarter else None
-        if slices is None or len({each.inputs[0] for each in slices}) != 1:
-            continue
-        x = slices[0].inputs[0]
-        shape = graph.shape(x)
-        sides = shape[2:] if shape is not None and len(shape) == 4 else ()
-        if not sides or any(not isinstance(side, int) or side % 2 for side in sides):
-            continue
-        if [_corner(graph, each, sides) for each in slices] != [(0, 0), (0, 1), (1, 0), (1, 1)]:
-            continue
-        product.operator, product.inputs = "AveragePool", [x]
-        product.attributes = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    graph.index()
-
-
-def _summands(graph: OnnxGraph, name: str, count: int) -> list[Node] | None:
-    """Return the `count` slices of ((a + b) + c) + ..., None where `name` is no such sum."""
-    found: list[Node] = []
-    while len(found) < count - 1:
-        node = graph.made_by(name, "Add")
-        last = graph.made_by(node.inputs[1], "Slice") if node is not None else None
-        if node is None or last is None:
-            return None
-        found.insert(0, last)
-        name = node.inputs[0]
-    first = graph.made_by(name, "Slice")
-    return [first, *found] if first is not None else None
-
-
-def _corner(graph: OnnxGraph, node: Node, sides: Sequence[object]) -> tuple[int, int] | None:
-    """Return where a Slice over both axes of images begins, if it takes every second position to the end."""
-    bounds = _bounds(graph, node)
-    if bounds is None:
-        return None
-    starts, ends, axes, steps = (dict(zip(bounds[2].tolist(), each.tolist(), strict=True)) for each in bounds)
-    whole = set(axes) == {2, 3} and all(ends[axis] >= sides[axis - 2] for axis in axes)
-    return (starts[2], starts[3]) if whole and set(steps.values()) == {2} else None

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from export.binary_layers import BinaryLayer, SignSource, find_binary_layers, take_surroundings
+from export.binary_layers import PackedLayer, SignSource, find_binary_layers, take_surroundings
 from export.channels_last import TO_FIRST, TO_LAST, channels_last_form, has_channels_last_form, is_pointwise
-from export.grid_layers import GridLayer, grid_layer, steps_of
+from export.grid_layers import find_grid_layers, find_mean_pools, pool_form, steps_of
 from export.onnx_graph import Node, OnnxGraph, Shape, model_from_parts, without_unread
-from export.rewrites import halving_pools, merge_slices, pool_before_affine
+from export.rewrites import merge_slices, pool_before_affine
 from runtime.errors import ExportError
 
 DOMAIN, VERSION = "edgefold", 1
@@ -43,7 +43,7 @@ class Draft:
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     shapes: dict[str, tuple[int, Shape]] = field(default_factory=dict)
-    layers: list[BinaryLayer] = field(default_factory=list)
+    layers: list[PackedLayer] = field(default_factory=list)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
@@ -81,25 +81,22 @@ def packed_from_onnx(model: bytes, *, layers: Mapping[str, str]) -> bytes:
     return draft.to_model({DOMAIN: VERSION}, {VERSION_KEY: str(VERSION)})
 
 
-def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool, grid: bool = False) -> Draft:
+def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool, grid: bool) -> Draft:
     """Return the packed graph as it was drafted, for what makes another form of it.
 
-    strict: refuse products of signs with weights that are no signs, too. grid: real convolutions on grids and poolings
-    become packed operators as well.
+    strict: refuse products of signs with weights that are no signs, too. grid: real convolutions on grids of powers of
+    two and poolings are packed operators as well.
     """
     graph = OnnxGraph(onnx.load_model_from_string(model))
-    pool_before_affine(graph, but=lambda node: grid and grid_layer(graph, node) is not None)
     merge_slices(graph)
-    if grid:
-        halving_pools(graph)
-    binary = find_binary_layers(graph, strict=strict)
-    _require_all(graph, binary, layers)
-    on_grid = [found for node in graph.nodes if (found := grid_layer(graph, node)) is not None] if grid else []
+    on_grid = find_grid_layers(graph) if grid else []
+    pool_before_affine(graph, but={layer.node for layer in on_grid})
+    found = find_binary_layers(graph, strict=strict)
+    _require_all(found, layers)
     order = {node: place for place, node in enumerate(graph.nodes)}
-    all_layers = sorted([*binary, *on_grid], key=lambda layer: order[layer.node])
-    take_surroundings(graph, all_layers)
-    draft = Draft(graph, layers=all_layers)
-    _Writer(draft, packs_pools=grid).write()
+    draft = Draft(graph, layers=sorted([*found, *on_grid], key=lambda layer: order[layer.node]))
+    take_surroundings(graph, draft.layers)
+    _Writer(draft, grid=grid).write()
     return draft
 
 
@@ -125,7 +122,7 @@ def words(channels: int, groups: int) -> int:
     return groups * -(-channels // groups // 32)
 
 
-def _require_all(graph: OnnxGraph, found: Sequence[BinaryLayer], expected: Mapping[str, str]) -> None:
+def _require_all(found: Sequence[PackedLayer], expected: Mapping[str, str]) -> None:
     """Raise ExportError unless every layer that says that it is binary was found as what it says."""
     if not found and not expected:
         raise ExportError(
@@ -154,14 +151,16 @@ def _require_all(graph: OnnxGraph, found: Sequence[BinaryLayer], expected: Mappi
 class _Writer:
     """Goes through the simulated graph in its order and writes the packed one into the draft."""
 
-    def __init__(self, draft: Draft, *, packs_pools: bool) -> None:
+    def __init__(self, draft: Draft, *, grid: bool) -> None:
         self.draft, self.graph = draft, draft.source
-        self.packs_pools = packs_pools
         self.plain = {each.name for each in self.graph.inputs}  # values that are there as in the simulated graph
         self.last: dict[str, str] = {}  # values that are there channels last, and under which names
         self.bits: list[tuple[SignSource, int, str]] = []  # signs that are there, and for how many groups
         self.at = {layer.last: layer for layer in draft.layers}
         self.fused = {node for layer in draft.layers for node in layer.nodes}
+        self.grid = grid
+        self.means = find_mean_pools(self.graph) if grid else {}  # by the node that makes them
+        self.live = self._live_nodes()
         self.wanted = self._wanted_channels_last()
         self.exact = self._reaching_signs()
 
@@ -169,23 +168,37 @@ class _Writer:
         for node in self.graph.nodes:
             if node in self.at:
                 self._write_layer(self.at[node])
-            elif node not in self.fused:
+            elif node in self.live:
                 self._write_node(node)
         for output in self.graph.outputs:
             self._plain(output.name)
+
+    def _live_nodes(self) -> set[Node]:
+        """Return the nodes that are still needed where layers and poolings read from where they begin."""
+        values, live = {each.name for each in self.graph.outputs}, set()
+        for node in reversed(self.graph.nodes):
+            if node in self.at:
+                layer = self.at[node]
+                values.update(name for name in (layer.source.value, layer.residual) if name)
+            elif node not in self.fused and values.intersection(node.outputs):
+                live.add(node)
+                values.update([self.means[node]] if node in self.means else node.inputs)
+        return live
 
     def _wanted_channels_last(self) -> set[str]:
         """Return the values that binary layers read, and those that these are made of, as far as that is possible."""
         read = {name for layer in self.draft.layers for name in (layer.source.value, layer.residual) if name}
         wanted = {name for name in read if self.graph.rank(name) == 4}
         for node in reversed(self.graph.nodes):
-            if wanted.intersection(node.outputs) and self._has_channels_last_form(node):
+            if node in self.means and node in self.live:
+                wanted.add(self.means[node])
+            elif wanted.intersection(node.outputs) and self._has_channels_last_form(node):
                 wanted.update(name for name in node.inputs if self.graph.rank(name) == 4)
         return wanted - set(self.graph.constants)
 
     def _reaching_signs(self) -> set[Node]:
         """Return the nodes whose results reach a binary layer, where one rounding turns a sign over."""
-        values = {layer.node.inputs[0] for layer in self.draft.layers}
+        values = {layer.node.inputs[0] for layer in self.draft.layers if layer.is_binary}
         found = set()
         for node in reversed(self.graph.nodes):
             if values.intersection(node.outputs):
@@ -193,12 +206,12 @@ class _Writer:
                 values.update(node.inputs)
         return found
 
-    def _write_layer(self, layer: BinaryLayer) -> None:
+    def _write_layer(self, layer: PackedLayer) -> None:
         constant, outputs = self.draft.constant, layer.outputs
         residual = "" if layer.residual is None else self._real(layer.residual)
         signs = self._signs_read_from(layer.value)
         inputs = [
-            *self._products(layer),
+            *self._input_and_weight(layer),
             constant(f"{layer.name}.scale", layer.scale),
             constant(f"{layer.name}.bias", layer.bias),
             "" if layer.slope is None else constant(f"{layer.name}.slope", layer.slope),
@@ -206,16 +219,14 @@ class _Writer:
             "" if layer.slope_after is None else constant(f"{layer.name}.slope_after", layer.slope_after),
             *self._affine(layer.name, signs[0]),
         ]
-        attributes: dict[str, object] = {}
-        if isinstance(layer, GridLayer):
-            attributes |= {"input_scale": layer.input_scale, "levels": layer.levels}
-        else:
-            attributes["channels"] = layer.channels
-        if layer.operator == "BinaryConv":
-            attributes["pad_value"] = layer.pad_value
+        attributes: dict[str, object] = {"channels": layer.channels} if layer.is_binary else {}
         if layer.rank == 4:
             attributes |= {"strides": layer.strides, "dilations": layer.dilations, "pads": layer.pads}
             attributes["group"] = layer.group
+        if layer.operator == "BinaryConv":
+            attributes["pad_value"] = layer.pad_value
+        if not layer.is_binary:
+            attributes |= {"input_scale": layer.input_scale, "levels": layer.levels}
         if signs[1] != 1:
             attributes["out_group"] = signs[1]
         real, bits = self._made(layer.value, layer.rank), f"{layer.value}_bits"
@@ -227,17 +238,16 @@ class _Writer:
         self.draft.shapes[real] = (onnx.TensorProto.FLOAT, (batch, *sizes))
         self.draft.shapes[bits] = (onnx.TensorProto.UINT32, _bits_shape((batch, *sizes), outputs, signs[1]))
 
-    def _products(self, layer: BinaryLayer) -> list[str]:
-        """Return the names of what a layer multiplies: its input and its weights."""
-        if isinstance(layer, GridLayer):
-            weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
-            return [self._real(layer.source.value), self.draft.constant(f"{layer.name}.int8", weight)]
-        bits = self._bits(layer.source, layer.group, layer.channels)
-        return [bits, self.draft.constant(f"{layer.name}.bits", packed_weights(layer.weight))]
+    def _input_and_weight(self, layer: PackedLayer) -> list[str]:
+        if layer.is_binary:
+            bits = self._bits(layer.source, layer.group, layer.channels)
+            return [bits, self.draft.constant(f"{layer.name}.bits", packed_weights(layer.weight))]
+        whole = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
+        return [self._real(layer.source.value), self.draft.constant(f"{layer.name}.int8", whole)]
 
     def _signs_read_from(self, value: str) -> tuple[SignSource, int]:
         """Return the signs that the producer of `value` gives along with it: those of the first layer that reads it."""
-        readers = [each for each in self.draft.layers if each.source.value == value and not isinstance(each, GridLayer)]
+        readers = [each for each in self.draft.layers if each.is_binary and each.source.value == value]
         return (readers[0].source, readers[0].group) if readers else (SignSource(value), 1)
 
     def _affine(self, name: str, signs: SignSource) -> list[str]:
@@ -262,6 +272,8 @@ class _Writer:
         return name
 
     def _write_node(self, node: Node) -> None:
+        if node in self.means or (self.grid and self._pools(node)):
+            return self._write_pool(node)
         if node.operator == "Transpose" and tuple(node.attributes.get("perm", ())) == TO_FIRST:
             self.last[node.outputs[0]] = self._plain(node.inputs[0])  # its input is it, channels last
         if self._goes_channels_last(node):
@@ -273,12 +285,28 @@ class _Writer:
         self.plain.update(node.outputs)
         return None
 
-    def _has_channels_last_form(self, node: Node) -> bool:
-        return has_channels_last_form(self.graph, node) or self._pooling(node) is not None
+    def _pools(self, node: Node) -> bool:
+        return pool_form(self.graph, node) is not None and self._goes_channels_last(node)
 
-    def _pooling(self, node: Node) -> dict[str, object] | None:
-        """Return the attributes of a Pool that does what `node` does, channels last."""
-        return pool_attributes(self.graph, node) if self.packs_pools else None
+    def _write_pool(self, node: Node) -> None:
+        """Write a pooling as a packed operator; one of the whole image may have to lose its axes of 1 behind it."""
+        name = node.outputs[0]
+        attributes = {"mode": "mean", "kernel_shape": (2, 2), "strides": (2, 2)}
+        if node not in self.means:
+            attributes = pool_form(self.graph, node) or {}
+        x = self._real(self.means.get(node, node.inputs[0]))
+        output = self._made(name, self.graph.rank(name) or 4)
+        pooled = f"{name}_pooled" if output == name else output
+        self._emit(Node("Pool", [x], [pooled], attributes, DOMAIN))
+        batch, channels, *_ = self.graph.shape(node.inputs[0]) or (None, None)
+        height, width = (self.graph.shape(name) or ())[2:] or (1, 1)
+        self.draft.shapes[pooled] = (onnx.TensorProto.FLOAT, (batch, height, width, channels))
+        if pooled != output:
+            shape = self.draft.constant("flat", np.array([0, -1]))
+            self._emit(Node("Reshape", [pooled, shape], [output]))
+
+    def _has_channels_last_form(self, node: Node) -> bool:
+        return has_channels_last_form(self.graph, node) or (self.grid and pool_form(self.graph, node) is not None)
 
     def _goes_channels_last(self, node: Node) -> bool:
         if not self._has_channels_last_form(node):
@@ -291,11 +319,6 @@ class _Writer:
         inputs = {name: self._real(name) for name in moving}
         rank = self.graph.rank(node.outputs[0]) or 0
         output = self._made(node.outputs[0], rank)
-        if (pooling := self._pooling(node)) is not None:
-            batch, channels, *sides = self.graph.shape(node.outputs[0]) or (None,) * 4
-            self.draft.shapes[output] = (onnx.TensorProto.FLOAT, (batch, *sides, channels))
-            self._emit(Node("Pool", [inputs[node.inputs[0]]], [output], pooling, DOMAIN))
-            return
 
         def constant(name: str, value: np.ndarray) -> str:
             return self._weight(name, value) if is_pointwise(self.graph, node) else self.draft.constant(name, value)
@@ -359,27 +382,6 @@ class _Writer:
 
     def _emit(self, node: Node) -> None:
         self.draft.nodes.append(node)
-
-
-def pool_attributes(graph: OnnxGraph, node: Node) -> dict[str, object] | None:
-    """Return the attributes of the Pool that stands for `node`, None where none does."""
-    shape = graph.shape(node.inputs[0]) if node.inputs else None
-    if node.operator not in ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool") or node.domain:
-        return None
-    if shape is None or len(shape) != 4 or sum(map(bool, node.outputs)) != 1:
-        return None
-    mode = "max" if "Max" in node.operator else "mean"
-    if node.operator.startswith("Global"):
-        return {"mode": mode, "kernel_shape": [0, 0]}
-    attributes = node.attributes
-    pads = [int(pad) for pad in attributes.get("pads", (0, 0, 0, 0))]
-    window = [int(side) for side in attributes["kernel_shape"]]
-    plain = attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not attributes.get("ceil_mode", 0)
-    inside = all(pad < window[place % 2] for place, pad in enumerate(pads))
-    if not plain or not inside or set(attributes.get("dilations", (1, 1))) != {1} or (mode == "mean" and any(pads)):
-        return None
-    strides = [int(stride) for stride in attributes.get("strides", (1, 1))]
-    return {"mode": mode, "kernel_shape": window, "strides": strides, "pads": pads}
 
 
 def _bits_shape(shape: Shape, channels: int, groups: int) -> Shape:

@@ -33,7 +33,7 @@ def portable_from_onnx(model: bytes, *, layers: Mapping[str, str], strict: bool 
     layers, strict: as for `export.to_packed`. Without optimisation an engine computes the simulation right as well; but
     one that folds a scale into ±1 weights gives other sums, and a sign may turn over.
     """
-    draft = packed_draft(model, layers=layers, strict=strict)
+    draft = packed_draft(model, layers=layers, strict=strict, grid=False)
     writer = _Expansion(draft)
     for node in draft.nodes:
         writer.write(node)
