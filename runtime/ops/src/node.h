@@ -15,6 +15,7 @@ namespace edgefold {
 
 constexpr int64_t kMostProducts = int64_t{1} << 24;  // sums of integers up to here are exact as float32
 constexpr int64_t kMostCells = int64_t{1} << 28;     // of one image with its padding; offsets are 32 bits wide
+constexpr int64_t kMostOutputs = int64_t{1} << 30;  // floats of one image: a node of few bytes must not take all memory
 
 class Invalid : public std::runtime_error {
    public:

@@ -188,6 +188,7 @@ class LayerOp {
         if (padded > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const int64_t rows = g.output_height(height), columns = g.output_width(width);
         if (rows < 1 || columns < 1) refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
+        if (times(times(rows, columns), g.outputs) > kMostOutputs) refuse("an image of Y would be too large");
         const std::vector<int64_t> sizes{batch, rows, columns, g.outputs};
         const float* added = residual(context, sizes);
         auto* y = static_cast<float*>(output(api_, context, 0, sizes));
@@ -395,6 +396,7 @@ class PoolOp {
         g.right = pads_[3];
         const int64_t rows = g.output_height(x.sizes[1]), columns = g.output_width(x.sizes[2]), depth = x.sizes[3];
         if (rows < 1 || columns < 1) refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the window");
+        if (times(times(rows, columns), depth) > kMostOutputs) refuse("an image of Y would be too large");
         auto* y = static_cast<float*>(output(api_, context, 0, {x.sizes[0], rows, columns, depth}));
         if (y == nullptr) refuse("Y is missing");
         if (x.sizes[0] == 0) return;
