@@ -12,8 +12,8 @@ which other processes do not add to; with more it is wall time.
   x + conv(sign(x)) * scale + bias: the signs of the next layer are made by the one before.
 - portable: the same chain on standard operators, which needs no custom operator.
 
-The kernels alone, and the bound of xor, popcount and add on registers, come from `runtime/ops/bench/kernels.cc`, which is
-built in a temporary folder; without CMake and a C++ compiler that part is left out.
+The kernels alone, and the bound of xor, popcount and add on registers, come from `runtime/ops/bench/kernels.cc`, which
+is built in a temporary folder; without CMake and a C++ compiler that part is left out.
 """
 
 from __future__ import annotations
