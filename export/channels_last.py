@@ -23,6 +23,8 @@ ELEMENTWISE = frozenset((
     "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "Where", "Xor",
 ))
 # fmt: on
+FEW_CHANNELS = 32
+
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 _POOLS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
@@ -73,12 +75,15 @@ def channels_last_form(
     graph: OnnxGraph, node: Node, inputs: Mapping[str, str], output: str, constant: Constant
 ) -> list[Node]:
     """Return `node` for channels last, as nodes that make `output`. inputs: what its inputs are called in that form."""
+    width = (graph.shape(node.outputs[0]) or ())[-1:]
     if node.operator == "PRelu" and node.inputs[1] in graph.constants:
-        slope = constant(node.inputs[1], constant_channels_last(graph.constants[node.inputs[1]]))
+        slope = constant(node.inputs[1], constant_channels_last(graph.constants[node.inputs[1]], *width))
         return prelu(inputs[node.inputs[0]], slope, graph.constants[node.inputs[1]], output)
     if node.operator in ELEMENTWISE:
         names = [
-            constant(name, constant_channels_last(graph.constants[name])) if name in graph.constants else inputs[name]
+            constant(name, constant_channels_last(graph.constants[name], *width))
+            if name in graph.constants
+            else inputs[name]
             for name in node.inputs
         ]
         return [Node(node.operator, names, [output], node.attributes)]
@@ -99,13 +104,19 @@ def channels_last_form(
     return _product(graph, node, inputs[node.inputs[0]], output, constant)
 
 
-def constant_channels_last(array: np.ndarray) -> np.ndarray:
-    """Return what is broadcast with (N, H, W, C) as `array` was with (N, C, H, W); leading axes of 1 are left out."""
-    if array.size == 1:
-        return array.reshape(())
+def constant_channels_last(array: np.ndarray, width: int | str | None = None) -> np.ndarray:
+    """Return what is broadcast with (N, H, W, C) as `array` was with (N, C, H, W); leading axes of 1 are left out.
+
+    width: W. Few channels are written out for a row of the image: ONNX Runtime works in runs as long as the constant, and
+    takes thirty times as long for those of three numbers.
+    """
+    if array.size == 1 or (array.size and (array == array.reshape(-1)[0]).all()):
+        return array.reshape(-1)[0]
     moved = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(TO_LAST)
     while moved.ndim > 1 and moved.shape[0] == 1:
         moved = moved[0]
+    if moved.ndim == 1 and len(moved) <= FEW_CHANNELS and isinstance(width, int):
+        moved = np.tile(moved, (width, 1))  # (W, C)
     return np.ascontiguousarray(moved)
 
 

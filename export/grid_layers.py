@@ -169,7 +169,8 @@ def _corner(graph: OnnxGraph, node: Node) -> tuple[int, ...] | None:
     shape = graph.shape(node.inputs[0]) or ()
     if starts is None or ends is None or axes is None or steps is None or sorted(axes.tolist()) != [2, 3]:
         return None
-    whole = all(isinstance(shape[axis], int) and end >= shape[axis] for axis, end in zip(axes, ends, strict=True))  # type: ignore[operator]
+    sizes = [shape[axis] for axis in axes.tolist()]
+    whole = all(isinstance(size, int) and end >= size for size, end in zip(sizes, ends.tolist(), strict=True))
     if not whole or steps.tolist() != [2, 2]:
         return None
     return tuple(int(start) for _, start in sorted(zip(axes.tolist(), starts.tolist(), strict=True)))
