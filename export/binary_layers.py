@@ -8,6 +8,7 @@ what lies between: a factor and a summand per channel, an activation with slopes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,7 +122,8 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[PackedLayer]:
 def take_surroundings(graph: OnnxGraph, layers: Sequence[PackedLayer]) -> None:
     """Extend layers over the operations around them. Where two are added, the binary or else the later one adds."""
     claimed: set[Node] = set()
-    for layer in sorted(reversed(layers), key=lambda each: not each.is_binary):
+    backwards = layers[::-1]
+    for layer in (*filter(_is_binary, backwards), *itertools.filterfalse(_is_binary, backwards)):
         _take_what_follows(graph, layer, claimed)
     for layer in layers:
         if layer.is_binary:
@@ -326,6 +328,10 @@ def _unwrapped(
 
 def _only_signs_of(graph: OnnxGraph, name: str) -> bool:
     return all(_not_negative(graph, node.outputs[0]) is not None for node in graph.consumers(name))
+
+
+def _is_binary(layer: PackedLayer) -> bool:
+    return layer.is_binary
 
 
 def _take_what_follows(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> None:

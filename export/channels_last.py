@@ -107,8 +107,8 @@ def channels_last_form(
 def constant_channels_last(array: np.ndarray, width: int | str | None = None) -> np.ndarray:
     """Return what is broadcast with (N, H, W, C) as `array` was with (N, C, H, W); leading axes of 1 are left out.
 
-    width: W. Few channels are written out for a row of the image: ONNX Runtime works in runs as long as the constant, and
-    takes thirty times as long for those of three numbers.
+    width: W. Few channels are written out for a row of the image: ONNX Runtime works in runs as long as the constant,
+    and takes thirty times as long for those of three numbers.
     """
     if array.size == 1 or (array.size and (array == array.reshape(-1)[0]).all()):
         return array.reshape(-1)[0]
@@ -121,13 +121,14 @@ def constant_channels_last(array: np.ndarray, width: int | str | None = None) ->
 
 
 def prelu(x: str, slope: str, slopes: np.ndarray, output: str) -> list[Node]:
-    """Return `x < 0 ? x * slope : x` as nodes. With slopes up to 1 it is the larger one of the two, just as exactly.
+    """Return `x < 0 ? x * slope : x` as nodes: with slopes up to 1 the larger of the two, from 1 on the smaller.
 
     ONNX Runtime takes three times as long for a PRelu whose slopes lie along the last axis.
     """
-    if not (slopes <= 1).all():
+    choose = "Max" if (slopes <= 1).all() else "Min" if (slopes >= 1).all() else None
+    if choose is None:
         return [Node("PRelu", [x, slope], [output])]
-    return [Node("Mul", [x, slope], [f"{output}_steep"]), Node("Max", [x, f"{output}_steep"], [output])]
+    return [Node("Mul", [x, slope], [f"{output}_steep"]), Node(choose, [x, f"{output}_steep"], [output])]
 
 
 def _slice(graph: OnnxGraph, node: Node, x: str, output: str, constant: Constant) -> Node:
