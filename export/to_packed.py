@@ -148,8 +148,8 @@ def _require_all(graph: OnnxGraph, found: Sequence[PackedLayer], expected: Mappi
     float_layers = named or [name for name in expected if name not in names]
     if left or not found:
         raise ExportError(
-            f"{len(expected)} layers are binary, but {len(found)} are so in the exported graph; these would stay float: "
-            + ", ".join(f"{name} ({expected[name]})" for name in float_layers),
+            f"{len(expected)} layers are binary, but {len(found)} are so in the exported graph; "
+            "these would stay float: " + ", ".join(f"{name} ({expected[name]})" for name in float_layers),
             remedy="Between signs and such a layer only padding with 0, 1 or -1 may stand, its weights must be "
             "constant and ± one magnitude per output.",
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import ops_builds
+import packed_models
 import pytest
 from click.testing import CliRunner, Result
 
@@ -100,3 +101,19 @@ def test_bench_of_the_best_form_says_why_it_took_another(folder: Path, monkeypat
     document = json.loads(result.stdout)
     assert document["format"] == "onnx"
     assert any("packed does not run here: EDGEFOLD_OPS_LIBRARY is" in note for note in document["notes"])
+
+
+def test_the_cpp_example_classifies_image_files(folder: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(folder / "runs/tiny/bundle")
+    rows = bundle.samples().first(20)
+    files = [tmp_path / f"{row}.pgm" for row in rows.row_ids]
+    for file, image in zip(files, rows.inputs, strict=True):
+        packed_models.write_image(file, image)
+    done = ops_builds.run(
+        ops_builds.examples() / "classify",
+        "--onnxruntime", ops_builds.onnxruntime_library(), "--ops", ops_builds.operators(), bundle.path, *files,
+    )  # fmt: skip
+    assert rows.logits is not None
+    expected = [bundle.class_names[i] for i in rows.logits.argmax(1)]
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == expected
+    assert len(set(expected)) > 3

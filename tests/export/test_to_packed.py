@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
+from export.grid_layers import steps_of
 from export.layers import binary_layers, with_exported_layers
 from export.onnx_graph import OnnxGraph
 from export.to_onnx import onnx_from_graph
-from export.grid_layers import steps_of
 from export.to_packed import packed_from_onnx, packed_weights, words
 from export.to_portable import portable_from_onnx
 from runtime.errors import ExportError

@@ -118,6 +118,36 @@ class BinaryLinear(nn.Module):
         return _Exported(self.compute, weight=weight, scale=self.scale.clone(), bias=self.bias.clone())
 
 
+class GridConv2d(nn.Module):
+    """A convolution of x in `levels` steps to either side of 0 with weights of whole steps, both powers of two."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        step: float = 2.0**-4,
+        levels: int = 127,
+        largest: int = 127,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        generator = generator_of(seed + 3000)
+        whole = torch.randint(-largest, largest + 1, (outputs, inputs // groups, kernel, kernel), generator=generator)
+        exponents = torch.randint(-12, -6, (outputs, 1, 1, 1), generator=generator)
+        self.register_buffer("weight", torch.ldexp(whole.float(), exponents))
+        self.step, self.levels = step, levels
+        self.options = (stride, kernel // 2, dilation, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        snapped = (x * (1 / self.step)).clamp(-self.levels, self.levels).round() * self.step
+        return F.conv2d(snapped, self.weight, None, *self.options)
+
+
 class Fixed8Conv2d(nn.Module):
     """A real convolution whose sums are exact in any order: inputs and weights on grids of powers of two."""
 

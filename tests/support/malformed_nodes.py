@@ -43,14 +43,25 @@ ODD = (
 )
 SIZES = (0, 1, 2, 3, 5, 31, 32, 33, 64, 257)
 CHANNELWISE = ("scale", "bias", "slope", "slope_after", "sign_scale", "sign_bias")
-LISTS = ("strides", "dilations", "pads")
-INTEGERS = {"Binarize": ("group",), "BinaryConv": ("channels", "group", "out_group", "pad_value"),
-            "BinaryGemm": ("channels", "out_group")}  # fmt: skip
-INPUTS = {
-    "Binarize": ("X", "scale", "bias"),
-    "BinaryConv": ("X", "W", "scale", "bias", "slope", "residual", "slope_after", "sign_scale", "sign_bias"),
+LAYER = ("X", "W", "scale", "bias", "slope", "residual", "slope_after", "sign_scale", "sign_bias")
+FORM = ("strides", "dilations", "pads")
+
+
+@dataclass(frozen=True)
+class Kind:
+    inputs: tuple[str, ...]
+    required: tuple[str, ...]
+    integers: tuple[str, ...]
+    lists: tuple[str, ...] = ()
+
+
+KINDS = {
+    "Binarize": Kind(("X", "scale", "bias"), ("X",), ("group",)),
+    "BinaryConv": Kind(LAYER, LAYER[:4], ("channels", "group", "out_group", "pad_value"), FORM),
+    "BinaryGemm": Kind(LAYER, LAYER[:4], ("channels", "out_group")),
+    "FixedConv": Kind(LAYER, LAYER[:4], ("levels", "group", "out_group"), FORM),
+    "Pool": Kind(("X",), ("X",), (), ("kernel_shape", "strides", "pads")),
 }
-INPUTS["BinaryGemm"] = INPUTS["BinaryConv"]
 
 
 @dataclass
@@ -64,7 +75,7 @@ class Node:
     omitted: set[str] = field(default_factory=set)  # named, but nothing is there
 
     def model(self) -> bytes:
-        names = [name if name in self.inputs or name in self.omitted else "" for name in INPUTS[self.kind]]
+        names = [name if name in self.inputs or name in self.omitted else "" for name in KINDS[self.kind].inputs]
         while names and not names[-1]:
             names.pop()
         names += ["X"] * self.extra_inputs
@@ -89,7 +100,7 @@ class Node:
 
 
 def sound_node(rng: np.random.Generator) -> Node:
-    kind = str(rng.choice(["Binarize", "BinaryConv", "BinaryConv", "BinaryGemm"]))
+    kind = str(rng.choice(list(KINDS)))
     group = int(rng.choice([1, 1, 2, 3])) if kind != "BinaryGemm" else 1
     channels = group * int(rng.integers(1, 40))
     batch, height, width = int(rng.integers(1, 3)), int(rng.integers(3, 7)), int(rng.integers(3, 7))
@@ -99,69 +110,112 @@ def sound_node(rng: np.random.Generator) -> Node:
         if rng.random() < 0.5:
             inputs |= {name: rng.normal(size=channels).astype(np.float32) for name in ("scale", "bias")}
         return Node(kind, {"group": group}, inputs, ["B"])
+    if kind == "Pool":
+        mode = str(rng.choice(["max", "mean"]))
+        pads = [1, 0, 1, 1] if mode == "max" else [0] * 4
+        attributes = {"mode": mode, "kernel_shape": [2, 2], "strides": [2, 1], "pads": pads}
+        return Node(
+            kind, attributes, {"X": rng.normal(size=(batch, height, width, channels)).astype(np.float32)}, ["Y"]
+        )
     words = -(-channels // group // 32)
     outputs = group * int(rng.integers(1, 20))
-    attributes: dict[str, Any] = {"channels": channels}
-    if kind == "BinaryConv":
+    attributes: dict[str, Any] = {"channels": channels} if kind != "FixedConv" else {}
+    if kind != "BinaryGemm":
         high, wide = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         x_shape, w_shape = (batch, height, group * words, width), (outputs, high, wide, words)
         attributes |= {"strides": [1, 2], "dilations": [1, 1], "pads": [1, 0, 1, 2], "group": group}
-        attributes |= {"pad_value": int(rng.integers(-1, 2))}
+        if kind == "BinaryConv":
+            attributes["pad_value"] = int(rng.integers(-1, 2))
+        else:
+            attributes |= {"input_scale": 64.0, "levels": 255}
+            x_shape, w_shape = (batch, height, width, channels), (outputs, high, wide, channels // group)
         y_shape = (batch, height + 2 - high + 1, (width + 2 - wide) // 2 + 1, outputs)
     else:
         x_shape, w_shape, y_shape = (batch, words), (outputs, words), (batch, outputs)
     every = {
-        "X": rng.integers(0, 1 << 32, x_shape, np.uint32),
-        "W": rng.integers(0, 1 << 32, w_shape, np.uint32),
+        "X": _operand(rng, x_shape, np.float32 if kind == "FixedConv" else np.uint32),
+        "W": _operand(rng, w_shape, np.int8 if kind == "FixedConv" else np.uint32),
         "residual": rng.normal(size=y_shape).astype(np.float32),
         **{name: rng.normal(size=outputs).astype(np.float32) for name in CHANNELWISE},
     }
     left_out = {name for name in ("slope", "residual", "slope_after") if rng.random() < 0.5}
     left_out |= {"sign_scale", "sign_bias"} if rng.random() < 0.5 else set()
     node_outputs = [["Y"], ["", "B"], ["Y", "B"]][int(rng.integers(3))]
-    return Node(kind, attributes, {n: every[n] for n in INPUTS[kind] if n not in left_out}, node_outputs)
+    return Node(kind, attributes, {n: every[n] for n in LAYER if n not in left_out}, node_outputs)
+
+
+def _operand(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    if dtype == np.float32:
+        return rng.normal(size=shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
 
 
 # Each damages a node in place, and returns whether what is left certainly has no meaning.
 
 
 def integer_out_of_range(node: Node, rng: np.random.Generator) -> bool:
-    name = str(rng.choice(INTEGERS[node.kind]))
+    if not KINDS[node.kind].integers:
+        return list_out_of_range(node, rng)
+    name = str(rng.choice(KINDS[node.kind].integers))
     value = node.attributes[name] = int(rng.choice(np.array(ODD, dtype=np.int64)))
     return value < (-1 if name == "pad_value" else 1) or value > 1 << 24
 
 
 def list_out_of_range(node: Node, rng: np.random.Generator) -> bool:
-    if node.kind != "BinaryConv":
+    if not KINDS[node.kind].lists:
         return integer_out_of_range(node, rng)
-    name = str(rng.choice(LISTS))
+    name = str(rng.choice(KINDS[node.kind].lists))
     values = [1] * (4 if name == "pads" else 2)
     value = values[int(rng.integers(len(values)))] = int(rng.choice(np.array(ODD, dtype=np.int64)))
     node.attributes[name] = values
-    return value < (0 if name == "pads" else 1) or value > 1 << 16
+    return value < (1 if name in ("strides", "dilations") else 0) or value > 1 << 16
 
 
 def list_of_another_length(node: Node, rng: np.random.Generator) -> bool:
-    if node.kind != "BinaryConv":
+    if not KINDS[node.kind].lists:
         return integer_out_of_range(node, rng)
-    name = str(rng.choice(LISTS))
+    name = str(rng.choice(KINDS[node.kind].lists))
     length = int(rng.choice([0, 1, 3, 5, 1000]))
-    attribute = AttributeProto(name=name, type=AttributeProto.INTS, ints=[1] * length)
-    node.attributes[name] = attribute
+    node.attributes[name] = AttributeProto(name=name, type=AttributeProto.INTS, ints=[1] * length)
     return True
 
 
 def attribute_of_another_type(node: Node, rng: np.random.Generator) -> bool:
-    lists = LISTS if node.kind == "BinaryConv" else ()
-    name = str(rng.choice([*INTEGERS[node.kind], *lists]))
-    another = 1 if name in LISTS else [1, 1]
+    kind = KINDS[node.kind]
+    name = str(rng.choice([*kind.integers, *kind.lists]))
+    another = 1 if name in kind.lists else [1, 1]
     values: list[Any] = [1.0, "1", [1.0, 2.0], another, ["a"]]
     value = node.attributes[name] = values[int(rng.integers(len(values)))]
     return value != ["a"]  # which the interface has no way to tell from an absent attribute
 
 
-def channels_missing(node: Node, rng: np.random.Generator) -> bool:
-    return node.attributes.pop("channels", None) is not None
+def grid_or_mode(node: Node, rng: np.random.Generator) -> bool:
+    if node.kind == "Pool":
+        node.attributes["mode"] = [b"median", b"", b"MAX", b"max\0", 1, 2.0, b"m" * 100_000][int(rng.integers(7))]
+        return True
+    if node.kind != "FixedConv":
+        return integer_out_of_range(node, rng)
+    damage = int(rng.integers(3))
+    if damage == 0:
+        node.attributes["input_scale"] = float(rng.choice([0.0, -0.0, -2.0, 3.0, np.nan, np.inf, -np.inf, 1.1]))
+    elif damage == 1 and "W" in node.inputs and node.inputs["W"].ndim > 0 and node.inputs["W"].dtype == np.int8:
+        node.attributes["levels"] = 32767
+        node.inputs["W"] = np.full_like(node.inputs["W"], -128)
+        return node.inputs["W"].size // max(len(node.inputs["W"]), 1) * 128 * 32767 >= 1 << 24
+    else:
+        node.attributes["input_scale"] = [1, "2", [1.0]][int(rng.integers(3))]
+    return True
+
+
+def attribute_missing(node: Node, rng: np.random.Generator) -> bool:
+    required = [
+        name for name in ("channels", "levels", "input_scale", "mode", "kernel_shape") if name in node.attributes
+    ]
+    if not required:
+        return integer_out_of_range(node, rng)
+    del node.attributes[str(rng.choice(required))]
+    return True
 
 
 def unknown_attribute(node: Node, rng: np.random.Generator) -> bool:
@@ -225,19 +279,23 @@ def huge_dimensions(node: Node, rng: np.random.Generator) -> bool:
 
 
 def huge_padding(node: Node, rng: np.random.Generator) -> bool:
-    if node.kind != "BinaryConv":
+    if "pads" not in KINDS[node.kind].lists:
         return huge_dimensions(node, rng)
     node.inputs.pop("residual", None)
     if rng.random() < 0.5:
         node.attributes["pads"] = [65536] * 4
         return True
+    if node.kind == "Pool":
+        size = int(rng.choice([1, 2, 65536]))
+        node.attributes |= {"pads": [int(each) for each in rng.choice([2, 3, 65535], 4)], "kernel_shape": [size, size]}
+        node.attributes["strides"] = [65536, 65536]
+        return size < 65536
     node.attributes |= {"pads": [int(each) for each in rng.choice([0, 1, 500], 4)], "strides": [65536, 65536]}
     return False
 
 
 def required_input_missing(node: Node, rng: np.random.Generator) -> bool:
-    required = ["X"] if node.kind == "Binarize" else ["X", "W", "scale", "bias"]
-    node.inputs.pop(str(rng.choice(required)), None)
+    node.inputs.pop(str(rng.choice(KINDS[node.kind].required)), None)
     return True
 
 
@@ -284,7 +342,8 @@ DAMAGES: list[Callable[[Node, np.random.Generator], bool]] = [
     list_out_of_range,
     list_of_another_length,
     attribute_of_another_type,
-    channels_missing,
+    attribute_missing,
+    grid_or_mode,
     unknown_attribute,
     input_of_another_type,
     input_of_another_rank,

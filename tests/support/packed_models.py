@@ -50,24 +50,28 @@ def _channelwise(rng: np.random.Generator, outputs: int, names: tuple[str, ...])
     return {name: rng.normal(size=outputs).astype(np.float32) for name in names}
 
 
-def image_classifier(height: int = 9, width: int = 7, channels: int = 3, seed: int = 0) -> onnx.ModelProto:
-    """uint8 images [N, H, W, C] → logits [N, CLASSES], through all three operators and every kind of step.
+def image_classifier(height: int = 9, width: int = 7, channels: int = 3, seed: int = 2) -> onnx.ModelProto:
+    """uint8 images [N, H, W, C] → logits [N, CLASSES], through all operators and every kind of step.
 
-    Binarize (with scale and bias) → 3×3, strides 2 × 1, padded with 0, slope, both outputs → dilated, grouped, padded
-    with +1, a residual, slope_after, signs with scale and bias → 1×1 padded with -1, only signs → linear.
+    3×3 on a grid, strides 1 × 2 → maximum over 2×2 → Binarize (with scale and bias) → 3×3, strides 2 × 1, padded with
+    0, slope, both outputs → dilated, grouped, padded with +1, a residual, slope_after, signs with scale and bias → 1×1
+    padded with -1, only signs → linear; and beside it the mean over what the second binary convolution gives.
     """
     rng = np.random.default_rng(seed)
     rows = (height + 2 - 3) // 2 + 1
-    first, second, third = 24, 24, 36
+    columns = (width + 2 - 3) // 2 + 1
+    stem, first, second, third = 11, 24, 24, 36
     constants = {
-        "x_scale": np.full(channels, 1 / 64, np.float32),
-        "x_bias": rng.normal(-2, 0.5, channels).astype(np.float32),
-        "w1": packed(rng.normal(size=(first, 3, 3, channels))),
+        "w0": rng.integers(-127, 128, (stem, 3, 3, channels), np.int8),
+        "x_scale": rng.normal(size=stem).astype(np.float32),
+        "x_bias": rng.normal(size=stem).astype(np.float32),
+        "w1": packed(rng.normal(size=(first, 3, 3, stem))),
         "w2": packed(rng.normal(size=(second, 3, 3, first // 2))),
         "w3": packed(rng.normal(size=(third, 1, 1, second))),
-        "w4": packed(rng.normal(size=(CLASSES, (rows + 2) * (width + 2) * 64))),
+        "w4": packed(rng.normal(size=(CLASSES, (rows + 2) * (columns + 2) * 64))),
     }
     steps = {
+        "0": (stem, ("scale", "bias", "slope")),
         "1": (first, ("scale", "bias", "slope")),
         "2": (second, ("scale", "bias", "slope_after", "sign_scale", "sign_bias")),
         "3": (third, ("scale", "bias")),
@@ -75,13 +79,19 @@ def image_classifier(height: int = 9, width: int = 7, channels: int = 3, seed: i
     }
     for layer, (outputs, names) in steps.items():
         constants |= {f"{name}{layer}": value for name, value in _channelwise(rng, outputs, names).items()}
+    constants["scale4"] /= 32  # so that not one class always wins
     constants["flat"] = np.array([0, -1], np.int64)
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
-        node("Binarize", ["x", "x_scale", "x_bias"], ["b0"]),
+        node(
+            "FixedConv", ["x", "w0", "scale0", "bias0", "slope0"], ["y0"],
+            input_scale=0.125, levels=31, strides=[1, 2], pads=[1, 1, 1, 1],
+        ),
+        node("Pool", ["y0"], ["m0"], mode="max", kernel_shape=[2, 2], pads=[1, 0, 0, 1]),
+        node("Binarize", ["m0", "x_scale", "x_bias"], ["b0"]),
         node(
             "BinaryConv", ["b0", "w1", "scale1", "bias1", "slope1"], ["y1", "b1"],
-            channels=channels, strides=[2, 1], pads=[1, 1, 1, 1], out_group=2,
+            channels=stem, strides=[2, 1], pads=[1, 1, 1, 1], out_group=2,
         ),
         node(
             "BinaryConv", ["b1", "w2", "scale2", "bias2", "", "y1", "slope_after2", "sign_scale2", "sign_bias2"],
@@ -92,27 +102,32 @@ def image_classifier(height: int = 9, width: int = 7, channels: int = 3, seed: i
             "BinaryConv", ["b2", "w3", "scale3", "bias3"], ["", "b3"],
             channels=second, pads=[1, 1, 1, 1], pad_value=-1,
         ),
+        node("Pool", ["y2"], ["mean"], mode="mean", kernel_shape=[0, 0]),
         helper.make_node("Reshape", ["b3", "flat"], ["b4"]),
-        node("BinaryGemm", ["b4", "w4", "scale4", "bias4"], ["logits"], channels=(rows + 2) * (width + 2) * 64),
+        node("BinaryGemm", ["b4", "w4", "scale4", "bias4"], ["logits"], channels=(rows + 2) * (columns + 2) * 64),
     ]  # fmt: skip
     return model_of(
         nodes,
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, channels])],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES]),
-            helper.make_tensor_value_info("y2", TensorProto.FLOAT, ["N", rows, width, second]),
+            helper.make_tensor_value_info("y2", TensorProto.FLOAT, ["N", rows, columns, second]),
+            helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["N", 1, 1, second]),
         ],
         constants,
     )
 
 
 def classify_images(model: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
-    """Return the logits and y2 of `image_classifier`'s model, computed the plain way."""
+    """Return the outputs of `image_classifier`'s model, computed the plain way."""
     return [np.ascontiguousarray(each) for each in run_reference(model.SerializeToString(), images)]
 
 
 def random_images(count: int, height: int = 9, width: int = 7, channels: int = 3, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
+    """Return uint8 images, each with a contrast and a darkest value of its own."""
+    rng = np.random.default_rng(seed)
+    noise = rng.random((count, height, width, channels)) * rng.integers(1, 256, (count, 1, 1, channels))
+    return np.minimum(noise + rng.integers(0, 100, (count, 1, 1, channels)), 255).astype(np.uint8)
 
 
 def write_image(path: Any, image: np.ndarray) -> None:

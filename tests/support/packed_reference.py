@@ -70,27 +70,6 @@ def finished(
     return y, packed_signs(signed, out_group)
 
 
-def convolved(
-    image: np.ndarray, taps: np.ndarray, strides: Any, dilations: Any, pads: Any, group: int, *, outside: int
-) -> np.ndarray:
-    """Return the sums (N, rows, columns, outputs) of whole numbers: (N, H, W, C) with (outputs, height, width, C/G)."""
-    (down, right), (below, beside) = strides or (1, 1), dilations or (1, 1)
-    top, left, bottom, right_pad = pads or (0, 0, 0, 0)
-    image = np.pad(image, ((0, 0), (top, bottom), (left, right_pad), (0, 0)), constant_values=outside)
-    outputs, height, width, each = taps.shape
-    made = outputs // group
-    rows = (image.shape[1] - (height - 1) * below - 1) // down + 1
-    columns = (image.shape[2] - (width - 1) * beside - 1) // right + 1
-    sums = np.zeros((len(image), rows, columns, outputs), np.int64)
-    for i in range(height):
-        for j in range(width):
-            part = image[:, i * below :, j * beside :][:, ::down, ::right][:, :rows, :columns]
-            for g in range(group):
-                weights = taps[g * made : (g + 1) * made, i, j]
-                sums[..., g * made : (g + 1) * made] += part[..., g * each : (g + 1) * each] @ weights.T
-    return sums
-
-
 class Binarize(OpRun):
     op_domain = "edgefold"
 
@@ -148,13 +127,35 @@ class BinaryConv(OpRun):
         out_group: int | None = None,
     ) -> tuple[np.ndarray, ...]:
         assert channels is not None
-        group = group or 1
+        group, (down, right), (below, beside) = group or 1, strides or (1, 1), dilations or (1, 1)
+        top, left, bottom, right_pad = pads or (0, 0, 0, 0)
+        image = unpacked(x, channels, group)  # (N, H, W, C)
+        image = np.pad(image, ((0, 0), (top, bottom), (left, right_pad), (0, 0)), constant_values=pad_value or 0)
         outputs, height, width, _ = w.shape
-        taps = unpacked(w.reshape(outputs, -1, w.shape[-1]).transpose(0, 2, 1)[:, None], channels // group, 1)[:, 0]
-        taps = taps.reshape(outputs, height, width, channels // group)
-        sums = convolved(unpacked(x, channels, group), taps, strides, dilations, pads, group, outside=pad_value or 0)
+        each = channels // group
+        taps = unpacked(w.reshape(outputs, -1, w.shape[-1]).transpose(0, 2, 1)[:, None], each, 1)[:, 0]
+        taps = taps.reshape(outputs, height, width, each)
+        sums = convolved(image, taps, group, (down, right), (below, beside))
         ends = (scale, bias, slope, residual, slope_after, sign_scale, sign_bias)
         return finished(sums, *ends, out_group or 1)[: len(self.onnx_node.output)]
+
+
+def convolved(
+    image: np.ndarray, taps: np.ndarray, group: int, strides: tuple[int, int], dilations: tuple[int, int]
+) -> np.ndarray:
+    """Padded integers (N, H, W, C) with integers (outputs, height, width, C / group)."""
+    outputs, height, width, each = taps.shape
+    (down, right), (below, beside), made = strides, dilations, outputs // group
+    rows = (image.shape[1] - (height - 1) * below - 1) // down + 1
+    columns = (image.shape[2] - (width - 1) * beside - 1) // right + 1
+    sums = np.zeros((len(image), rows, columns, outputs), np.int64)
+    for i in range(height):
+        for j in range(width):
+            part = image[:, i * below :, j * beside :][:, ::down, ::right][:, :rows, :columns]
+            for g in range(group):
+                weights = taps[g * made : (g + 1) * made, i, j]
+                sums[..., g * made : (g + 1) * made] += part[..., g * each : (g + 1) * each] @ weights.T
+    return sums
 
 
 class FixedConv(OpRun):
@@ -181,10 +182,12 @@ class FixedConv(OpRun):
     ) -> tuple[np.ndarray, ...]:
         assert input_scale is not None
         assert levels is not None
-        assert (x.dtype, w.dtype) == (np.float32, np.int8)
-        snapped = np.rint(np.clip(x * np.float32(input_scale), -levels, levels)).astype(np.int64)
-        sums = convolved(snapped, w.astype(np.int64), strides, dilations, pads, group or 1, outside=0)
-        assert np.abs(sums).max(initial=0) < 2**24
+        assert w.dtype == np.int8
+        top, left, bottom, right = pads or (0, 0, 0, 0)
+        steps = np.where(np.isnan(x), -levels, np.rint(np.clip(x * np.float32(input_scale), -levels, levels)))
+        image = np.pad(steps.astype(np.int64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+        sums = convolved(image, w.astype(np.int64), group or 1, strides or (1, 1), dilations or (1, 1))
+        assert np.abs(sums).max(initial=0) < 1 << 24
         ends = (scale, bias, slope, residual, slope_after, sign_scale, sign_bias)
         return finished(sums, *ends, out_group or 1)[: len(self.onnx_node.output)]
 
@@ -194,21 +197,24 @@ class Pool(OpRun):
 
     def _run(
         self, x: Any, mode: str | None = None, kernel_shape: Any = None, strides: Any = None, pads: Any = None
-    ) -> tuple[np.ndarray]:
+    ) -> tuple[np.ndarray, ...]:
+        top, left, bottom, right = pads or (0, 0, 0, 0)
+        x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=-np.inf)
         high, wide = kernel_shape if any(kernel_shape) else x.shape[1:3]
-        (down, right), (top, left, bottom, right_pad) = strides or (1, 1), pads or (0, 0, 0, 0)
-        assert mode == "max" or not any(pads or ())
-        x = np.pad(
-            x, ((0, 0), (top, bottom), (left, right_pad), (0, 0)), constant_values=-np.inf if mode == "max" else 0
-        )
-        rows, columns = (x.shape[1] - high) // down + 1, (x.shape[2] - wide) // right + 1
-        y = None
-        for i in range(high):
-            for j in range(wide):
-                part = x[:, i:, j:][:, ::down, ::right][:, :rows, :columns]
-                y = part if y is None else (np.maximum(y, part) if mode == "max" else y + part)
-        assert y is not None
-        return (y if mode == "max" else y * np.float32(1 / (high * wide)),)
+        (down, aside) = strides or (1, 1)
+        rows, columns = (x.shape[1] - high) // down + 1, (x.shape[2] - wide) // aside + 1
+        y = np.zeros((len(x), rows, columns, x.shape[3]), np.float32)
+        for i in range(rows):
+            for j in range(columns):
+                window = x[:, i * down : i * down + high, j * aside : j * aside + wide].reshape(len(x), -1, x.shape[3])
+                if mode == "max":
+                    y[:, i, j] = window.max(1)
+                    continue
+                assert mode == "mean"
+                for position in range(window.shape[1]):  # in reading order
+                    y[:, i, j] = y[:, i, j] + window[:, position] if position else window[:, position]
+                y[:, i, j] *= np.float32(1) / np.float32(high * wide)
+        return (y,)
 
 
 def run_packed(model: bytes, inputs: np.ndarray) -> np.ndarray:

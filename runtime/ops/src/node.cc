@@ -1,7 +1,9 @@
 #include "node.h"
 
+#include <atomic>
 #include <functional>
 #include <memory>
+#include <new>
 
 namespace edgefold {
 
@@ -200,8 +202,23 @@ std::string required_string(const Api& api, const Info* info, const char* name) 
 
 ParallelFor Pool::parallel_for() {
     return {[](void* self, void (*body)(void*, size_t), size_t count, void* data) {
+                // An exception must not leave the body: there are threads and C code below it.
+                struct Job {
+                    void (*body)(void*, size_t);
+                    void* data;
+                    std::atomic<bool> failed{false};
+                } job{body, data};
+                const auto run = [](void* given, size_t i) {
+                    Job& own = *static_cast<Job*>(given);
+                    try {
+                        own.body(own.data, i);
+                    } catch (...) {
+                        own.failed = true;
+                    }
+                };
                 const Pool& pool = *static_cast<const Pool*>(self);
-                check(*pool.api_, pool.api_->parallel_for(pool.context_, body, count, data));
+                check(*pool.api_, pool.api_->parallel_for(pool.context_, run, count, &job));
+                if (job.failed) throw std::bad_alloc();  // there is nothing else that a body does not survive
             },
             this};
 }

@@ -41,7 +41,7 @@ def emulated(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def library(emulated) -> Path:
-    return ops_builds.build("ops-aarch64", ops_builds.OPS, TOOLCHAIN) / "libedgefold_ops.so"
+    return ops_builds.build("ops-aarch64", ops_builds.OPS, TOOLCHAIN, "-DEDGEFOLD_OPS_TESTS=ON") / "libedgefold_ops.so"
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +82,9 @@ def test_neon_is_what_is_chosen(emulated, library, program, onnxruntime_library,
     )  # fmt: skip
     assert done.returncode == 1
     assert "this machine has neon, portable" in done.stderr
+
+
+def test_kernels_equal_naive_loops(emulated, library):
+    done = ops_builds.run(*emulated, library.parent / "tests" / "test_layers", 30, 4)
+    assert done.stdout == "30 cases equal on neon portable\n"
+    ops_builds.run(*emulated, library.parent / "tests" / "test_threads", 1)

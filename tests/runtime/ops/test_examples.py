@@ -40,7 +40,7 @@ def folder(model, images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(model, images) -> list[tuple[str, float]]:
-    logits, _ = packed_models.classify_images(model, images)
+    logits = packed_models.classify_images(model, images)[0]
     probabilities = np.exp(logits - logits.max(1, keepdims=True))
     probabilities /= probabilities.sum(1, keepdims=True)
     return [(LABELS[row.argmax()], row.max()) for row in probabilities]
@@ -105,8 +105,7 @@ def test_c_runs_a_model_on_raw_input(model, images, tmp_path):
         capture_output=True, env={**os.environ, "EDGEFOLD_THREADS": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    logits, y2 = packed_models.classify_images(model, images[:1])
-    assert done.stdout == logits.tobytes() + y2.tobytes()
+    assert done.stdout == b"".join(each.tobytes() for each in packed_models.classify_images(model, images[:1]))
 
 
 def test_python_classifies_image_files(folder, expected):
