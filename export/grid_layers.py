@@ -1,7 +1,7 @@
 """Real layers with packed operators between binary ones: convolutions on grids of powers of two, and poolings.
 
-Such a convolution is `Conv(round(clip(x / step)) * step, W)` where each output's weights are whole numbers of a power of
-two. Its sums are exact, so they are those of `FixedConv` whatever the order.
+Such a convolution is `Conv(round(clip(x / step)) * step, W)` where each output's weights are whole numbers of a power
+of two. Its sums are exact, so they are those of `FixedConv` whatever the order.
 """
 
 from __future__ import annotations
