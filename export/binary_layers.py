@@ -48,8 +48,8 @@ class SignSource:
 class PackedLayer:
     """One node of the packed graph. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
 
-    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`; its weights are whole
-    numbers of 8 bits.
+    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`, which is what the nodes
+    `before` it do in the simulated graph; its weights are whole numbers of 8 bits.
 
     value: what the layer gives with everything that is fused, by its name in the simulated graph; last: the node there
     that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the
@@ -78,6 +78,7 @@ class PackedLayer:
     has_bias: bool = False
     input_scale: float = 1.0
     levels: int = 0
+    before: tuple[Node, ...] = ()
 
     @property
     def is_binary(self) -> bool:
@@ -121,7 +122,7 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[PackedLayer]:
 
 def take_surroundings(graph: OnnxGraph, layers: Sequence[PackedLayer]) -> None:
     """Extend layers over the operations around them. Where two are added, the binary or else the later one adds."""
-    claimed: set[Node] = set()
+    claimed = {node for layer in layers for node in layer.before}
     backwards = layers[::-1]
     for layer in (*filter(_is_binary, backwards), *itertools.filterfalse(_is_binary, backwards)):
         _take_what_follows(graph, layer, claimed)
@@ -345,7 +346,7 @@ def _take_what_follows(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node])
 
 
 def _take_scale(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
-    node, factor = _with_constant(graph, layer, "Mul")
+    node, factor = _with_constant(graph, layer, "Mul", claimed)
     if node is None or factor is None or layer.has_bias:
         return []
     layer.scale = layer.scale * factor
@@ -353,16 +354,18 @@ def _take_scale(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> lis
 
 
 def _take_bias(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
-    node, summand = _with_constant(graph, layer, "Add")
+    node, summand = _with_constant(graph, layer, "Add", claimed)
     if node is None or summand is None or layer.has_bias:
         return []
     layer.bias = summand
     return [node]
 
 
-def _with_constant(graph: OnnxGraph, layer: PackedLayer, operator: str) -> tuple[Node | None, np.ndarray | None]:
+def _with_constant(
+    graph: OnnxGraph, layer: PackedLayer, operator: str, claimed: set[Node]
+) -> tuple[Node | None, np.ndarray | None]:
     node = graph.sole_consumer(layer.value)
-    if node is None or node.operator != operator:
+    if node is None or node.operator != operator or node in claimed:
         return None, None
     constants = [constant for _, constant in graph.operands(node)]
     return node, per_channel(constants[0], layer.outputs, layer.rank) if constants else None
