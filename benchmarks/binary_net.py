@@ -2,10 +2,10 @@
 
     python benchmarks/binary_net.py [--rounds 60] [--threads 1 2] [--output benchmarks/results/binary_net.json]
 
-Networks have random weights and a few batches' statistics; their time does not depend on what they have learned. Batch 1,
-uint8 images in, ten logits out. All forms of a network run in turn, round by round; a figure is the median, and a ratio one
-of medians. With one thread the time is the thread's processor time, which other processes do not add to; with more it is
-wall time.
+Networks have random weights and a few batches' statistics; their time does not depend on what they have learned. Batch
+1, uint8 images in, ten logits out. All forms of a network run in turn, round by round; a figure is the median, and a
+ratio one of medians. With one thread the time is the thread's processor time, which other processes do not add to; with
+more it is wall time.
 
 - fp32: the real-valued ResNet-18 of the same shape. int8: the same as Q/DQ, weights per channel, activations uint8,
   calibrated on random images, by `onnxruntime.quantization`.

@@ -8,6 +8,7 @@ what lies between: a factor and a summand per channel, an activation with slopes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,8 +48,8 @@ class SignSource:
 class PackedLayer:
     """One node of the packed graph. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
 
-    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`; its weights are whole
-    numbers of 8 bits.
+    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`, which is what the nodes
+    `before` it do in the simulated graph; its weights are whole numbers of 8 bits.
 
     value: what the layer gives with everything that is fused, by its name in the simulated graph; last: the node there
     that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the
@@ -77,6 +78,7 @@ class PackedLayer:
     has_bias: bool = False
     input_scale: float = 1.0
     levels: int = 0
+    before: tuple[Node, ...] = ()
 
     @property
     def is_binary(self) -> bool:
@@ -120,8 +122,9 @@ def find_binary_layers(graph: OnnxGraph, *, strict: bool) -> list[PackedLayer]:
 
 def take_surroundings(graph: OnnxGraph, layers: Sequence[PackedLayer]) -> None:
     """Extend layers over the operations around them. Where two are added, the binary or else the later one adds."""
-    claimed: set[Node] = set()
-    for layer in sorted(reversed(layers), key=lambda each: not each.is_binary):
+    claimed = {node for layer in layers for node in layer.before}
+    backwards = layers[::-1]
+    for layer in (*filter(_is_binary, backwards), *itertools.filterfalse(_is_binary, backwards)):
         _take_what_follows(graph, layer, claimed)
     for layer in layers:
         if layer.is_binary:
@@ -328,6 +331,10 @@ def _only_signs_of(graph: OnnxGraph, name: str) -> bool:
     return all(_not_negative(graph, node.outputs[0]) is not None for node in graph.consumers(name))
 
 
+def _is_binary(layer: PackedLayer) -> bool:
+    return layer.is_binary
+
+
 def _take_what_follows(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> None:
     """Extend the layer over the operations behind it; of two layers that are added, only one has the addition."""
     for take in (_take_scale, _take_bias, _take_slope, _take_residual, _take_slope_after):
@@ -339,7 +346,7 @@ def _take_what_follows(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node])
 
 
 def _take_scale(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
-    node, factor = _with_constant(graph, layer, "Mul")
+    node, factor = _with_constant(graph, layer, "Mul", claimed)
     if node is None or factor is None or layer.has_bias:
         return []
     layer.scale = layer.scale * factor
@@ -347,16 +354,18 @@ def _take_scale(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> lis
 
 
 def _take_bias(graph: OnnxGraph, layer: PackedLayer, claimed: set[Node]) -> list[Node]:
-    node, summand = _with_constant(graph, layer, "Add")
+    node, summand = _with_constant(graph, layer, "Add", claimed)
     if node is None or summand is None or layer.has_bias:
         return []
     layer.bias = summand
     return [node]
 
 
-def _with_constant(graph: OnnxGraph, layer: PackedLayer, operator: str) -> tuple[Node | None, np.ndarray | None]:
+def _with_constant(
+    graph: OnnxGraph, layer: PackedLayer, operator: str, claimed: set[Node]
+) -> tuple[Node | None, np.ndarray | None]:
     node = graph.sole_consumer(layer.value)
-    if node is None or node.operator != operator:
+    if node is None or node.operator != operator or node in claimed:
         return None, None
     constants = [constant for _, constant in graph.operands(node)]
     return node, per_channel(constants[0], layer.outputs, layer.rank) if constants else None

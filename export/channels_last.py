@@ -13,7 +13,6 @@ import numpy as np
 from export.onnx_graph import Node, OnnxGraph
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-THIN = 16  # channels from which broadcasting over pixels is fast enough
 _AXIS = {old: new for new, old in enumerate(TO_LAST)}  # where an axis of (N, C, H, W) lies afterwards
 
 # fmt: off
@@ -24,6 +23,8 @@ ELEMENTWISE = frozenset((
     "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "Where", "Xor",
 ))
 # fmt: on
+FEW_CHANNELS = 32
+
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 _POOLS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
@@ -74,14 +75,15 @@ def channels_last_form(
     graph: OnnxGraph, node: Node, inputs: Mapping[str, str], output: str, constant: Constant
 ) -> list[Node]:
     """Return `node` for channels last, as nodes that make `output`. inputs: what its inputs are called in that form."""
+    width = (graph.shape(node.outputs[0]) or ())[-1:]
     if node.operator == "PRelu" and node.inputs[1] in graph.constants:
-        slope = constant(node.inputs[1], constant_channels_last(graph.constants[node.inputs[1]]))
+        slope = constant(node.inputs[1], constant_channels_last(graph.constants[node.inputs[1]], *width))
         return prelu(inputs[node.inputs[0]], slope, graph.constants[node.inputs[1]], output)
     if node.operator in ELEMENTWISE:
-        if (sides := _thin(graph, node)) is not None:
-            return _by_rows(graph, node, sides, inputs, output, constant)
         names = [
-            constant(name, constant_channels_last(graph.constants[name])) if name in graph.constants else inputs[name]
+            constant(name, constant_channels_last(graph.constants[name], *width))
+            if name in graph.constants
+            else inputs[name]
             for name in node.inputs
         ]
         return [Node(node.operator, names, [output], node.attributes)]
@@ -102,62 +104,31 @@ def channels_last_form(
     return _product(graph, node, inputs[node.inputs[0]], output, constant)
 
 
-def _thin(graph: OnnxGraph, node: Node) -> tuple[int, int] | None:
-    """Return channels and width where `node` is a product or a sum of an image and a constant for few channels each."""
-    constants = [constant for _, constant in graph.operands(node)] if node.operator in ("Mul", "Add") else []
-    shape = graph.shape(node.outputs[0])
-    if (
-        not constants
-        or shape is None
-        or len(shape) != 4
-        or not isinstance(shape[1], int)
-        or not isinstance(shape[3], int)
-    ):
-        return None
-    moved = constant_channels_last(constants[0])
-    return (shape[1], shape[3]) if 1 < shape[1] == moved.size < THIN and moved.ndim == 1 else None
+def constant_channels_last(array: np.ndarray, width: int | str | None = None) -> np.ndarray:
+    """Return what is broadcast with (N, H, W, C) as `array` was with (N, C, H, W); leading axes of 1 are left out.
 
-
-def _by_rows(
-    graph: OnnxGraph,
-    node: Node,
-    sides: tuple[int, int],
-    inputs: Mapping[str, str],
-    output: str,
-    constant: Constant,
-) -> list[Node]:
-    """Return the operation on whole rows of pixels: engines broadcast a few channels one pixel at a time."""
-    channels, width = sides
-    value, factors = next(iter(graph.operands(node)))
-    row = constant(f"{output}.row", np.tile(constant_channels_last(factors), width))
-    rows = constant("rows", np.array([0, 0, width * channels]))
-    pixels = constant("pixels", np.array([0, 0, width, channels]))
-    names = [f"{output}.{part}" for part in ("rows", node.operator)]
-    return [
-        Node("Reshape", [inputs[value], rows], [names[0]]),
-        Node(node.operator, [names[0], row], [names[1]]),
-        Node("Reshape", [names[1], pixels], [output]),
-    ]
-
-
-def constant_channels_last(array: np.ndarray) -> np.ndarray:
-    """Return what is broadcast with (N, H, W, C) as `array` was with (N, C, H, W); leading axes of 1 are left out."""
-    if array.size == 1:
-        return array.reshape(())
+    width: W. Few channels are written out for a row of the image: ONNX Runtime works in runs as long as the constant,
+    and takes thirty times as long for those of three numbers.
+    """
+    if array.size == 1 or (array.size and (array == array.reshape(-1)[0]).all()):
+        return array.reshape(-1)[0]
     moved = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(TO_LAST)
     while moved.ndim > 1 and moved.shape[0] == 1:
         moved = moved[0]
+    if moved.ndim == 1 and len(moved) <= FEW_CHANNELS and isinstance(width, int):
+        moved = np.tile(moved, (width, 1))  # (W, C)
     return np.ascontiguousarray(moved)
 
 
 def prelu(x: str, slope: str, slopes: np.ndarray, output: str) -> list[Node]:
-    """Return `x < 0 ? x * slope : x` as nodes. With slopes up to 1 it is the larger one of the two, just as exactly.
+    """Return `x < 0 ? x * slope : x` as nodes: with slopes up to 1 the larger of the two, from 1 on the smaller.
 
     ONNX Runtime takes three times as long for a PRelu whose slopes lie along the last axis.
     """
-    if not (slopes <= 1).all():
+    choose = "Max" if (slopes <= 1).all() else "Min" if (slopes >= 1).all() else None
+    if choose is None:
         return [Node("PRelu", [x, slope], [output])]
-    return [Node("Mul", [x, slope], [f"{output}_steep"]), Node("Max", [x, f"{output}_steep"], [output])]
+    return [Node("Mul", [x, slope], [f"{output}_steep"]), Node(choose, [x, f"{output}_steep"], [output])]
 
 
 def _slice(graph: OnnxGraph, node: Node, x: str, output: str, constant: Constant) -> Node:

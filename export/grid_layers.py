@@ -1,7 +1,7 @@
-"""Real layers between binary ones that have packed operators too: convolutions on grids of powers of two, and poolings.
+"""Real layers with packed operators between binary ones: convolutions on grids of powers of two, and poolings.
 
-Such a convolution is `Conv(round(clip(x / step)) * step, W)` where each output's weights are whole numbers of a power of
-two. Its sums are exact, so they are those of `FixedConv` whatever the order.
+Such a convolution is `Conv(round(clip(x / step)) * step, W)` where each output's weights are whole numbers of a power
+of two. Its sums are exact, so they are those of `FixedConv` whatever the order.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _layer(graph: OnnxGraph, node: Node) -> PackedLayer | None:
     snapped = _snapped(graph, node.inputs[0])
     if steps is None or snapped is None or graph.rank(node.inputs[0]) != 4:
         return None
-    value, input_scale, levels, step = snapped
+    value, input_scale, levels, step, before = snapped
     whole = np.rint(weight / steps).astype(np.int8)
     most = int(np.abs(whole.astype(np.int64)).reshape(len(whole), -1).sum(1).max()) * levels
     bias = graph.constant(node, 2)
@@ -112,11 +112,16 @@ def _layer(graph: OnnxGraph, node: Node) -> PackedLayer | None:
         has_bias=bias is not None,
         input_scale=input_scale,
         levels=levels,
+        before=before,
     )
 
 
-def _snapped(graph: OnnxGraph, name: str) -> tuple[str, float, int, float] | None:
-    """Return x, factor, levels and step where `name` is round(clip(x * factor, -levels, levels)) * step, else None."""
+def _snapped(graph: OnnxGraph, name: str) -> tuple[str, float, int, float, tuple[Node, ...]] | None:
+    """Return x, factor, levels, step and the nodes where `name` is round(clip(x * factor, -levels, levels)) * step.
+
+    None where it is something else.
+    """
+    last = graph.producer(name)
     name, step = _scaled(graph, name)
     first = graph.made_by(name, "Round", "Clip")
     second = graph.made_by(first.inputs[0], "Round", "Clip") if first is not None else None
@@ -129,8 +134,10 @@ def _snapped(graph: OnnxGraph, name: str) -> tuple[str, float, int, float] | Non
     low, high = (float(each.reshape(())) for each in bounds if each is not None)
     if low != -high or high != int(high) or not 1 <= high <= _MOST_LEVELS:
         return None
+    begin = graph.producer(second.inputs[0])
     value, factor = _scaled(graph, second.inputs[0])
-    return value, factor, int(high), step
+    scaled = begin if begin is not None and value != second.inputs[0] else None
+    return value, factor, int(high), step, tuple(each for each in (scaled, second, first, last) if each is not None)
 
 
 def _scaled(graph: OnnxGraph, name: str) -> tuple[str, float]:
@@ -169,7 +176,8 @@ def _corner(graph: OnnxGraph, node: Node) -> tuple[int, ...] | None:
     shape = graph.shape(node.inputs[0]) or ()
     if starts is None or ends is None or axes is None or steps is None or sorted(axes.tolist()) != [2, 3]:
         return None
-    whole = all(isinstance(shape[axis], int) and end >= shape[axis] for axis, end in zip(axes, ends, strict=True))  # type: ignore[operator]
+    sizes = [shape[axis] for axis in axes.tolist()]
+    whole = all(isinstance(size, int) and end >= size for size, end in zip(sizes, ends.tolist(), strict=True))
     if not whole or steps.tolist() != [2, 2]:
         return None
     return tuple(int(start) for _, start in sorted(zip(axes.tolist(), starts.tolist(), strict=True)))

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from export.binary_layers import PackedLayer, SignSource, find_binary_layers, take_surroundings
+from export.binary_layers import (
+    PRODUCTS,
+    PackedLayer,
+    SignSource,
+    find_binary_layers,
+    name_of,
+    take_surroundings,
+)
 from export.channels_last import TO_FIRST, TO_LAST, channels_last_form, has_channels_last_form, is_pointwise
 from export.grid_layers import find_grid_layers, find_mean_pools, pool_form, steps_of
 from export.onnx_graph import Node, OnnxGraph, Shape, model_from_parts, without_unread
@@ -92,7 +99,7 @@ def packed_draft(model: bytes, *, layers: Mapping[str, str], strict: bool, grid:
     on_grid = find_grid_layers(graph) if grid else []
     pool_before_affine(graph, but={layer.node for layer in on_grid})
     found = find_binary_layers(graph, strict=strict)
-    _require_all(found, layers)
+    _require_all(graph, found, layers)
     order = {node: place for place, node in enumerate(graph.nodes)}
     draft = Draft(graph, layers=sorted([*found, *on_grid], key=lambda layer: order[layer.node]))
     take_surroundings(graph, draft.layers)
@@ -122,30 +129,39 @@ def words(channels: int, groups: int) -> int:
     return groups * -(-channels // groups // 32)
 
 
-def _require_all(found: Sequence[PackedLayer], expected: Mapping[str, str]) -> None:
-    """Raise ExportError unless every layer that says that it is binary was found as what it says."""
+def _require_all(graph: OnnxGraph, found: Sequence[PackedLayer], expected: Mapping[str, str]) -> None:
+    """Raise ExportError unless every layer that says that it is binary was found.
+
+    There may be fewer of them, as the exporter makes one of equal layers with equal inputs. Of a layer that was not
+    found there is a product left over, by its weights of one magnitude or by weights that are not constant.
+    """
     if not found and not expected:
         raise ExportError(
             "the model has no binary layers, so there is nothing to pack",
             remedy="Leave `packed` out of `formats`, or choose a binary model.",
         )
-    names = {each.name: each.operator for each in found}
-    missing = [
-        f"{name} ({operator}{'' if name not in names else f', found as {names[name]}'})"
-        for name, operator in expected.items()
-        if names.get(name) != operator
-    ]
-    for operator in dict.fromkeys(expected.values()):
-        wanted = sum(each == operator for each in expected.values())
-        came = sum(each.operator == operator for each in found)
-        if came < wanted:
-            of_kind = [each for each in missing if f"({operator}" in each]
-            raise ExportError(
-                f"{wanted} layers are binary ({operator}), but {came} are so in the exported graph; "
-                f"these would stay float: {', '.join(of_kind)}",
-                remedy="Between signs and such a layer only padding with 0, 1 or -1 may stand, its weights must be "
-                "constant and ± one magnitude per output.",
-            )
+    names, packed = {each.name for each in found}, {each.node for each in found}
+    if len(found) >= len(expected):
+        return
+    left = [node for node in graph.nodes if node.operator in PRODUCTS and node not in packed and _may_be(graph, node)]
+    named = [name for name in (name_of(graph, node) for node in left) if name in expected]
+    float_layers = named or [name for name in expected if name not in names]
+    if left or not found:
+        raise ExportError(
+            f"{len(expected)} layers are binary, but {len(found)} are so in the exported graph; "
+            "these would stay float: " + ", ".join(f"{name} ({expected[name]})" for name in float_layers),
+            remedy="Between signs and such a layer only padding with 0, 1 or -1 may stand, its weights must be "
+            "constant and ± one magnitude per output.",
+        )
+
+
+def _may_be(graph: OnnxGraph, node: Node) -> bool:
+    """Whether a product may have been meant to be binary."""
+    weight = graph.constant(node, 1)
+    if weight is None:
+        return True
+    by_output = np.abs(weight.reshape(len(weight), -1) if node.operator != "MatMul" else weight.T)
+    return bool(by_output.size and (by_output == by_output[:, :1]).all() and by_output.shape[1] > 1)
 
 
 class _Writer:

@@ -22,6 +22,7 @@ from export.onnx_graph import Node
 from export.to_packed import DOMAIN, Draft, packed_draft, unused_name
 from runtime.errors import ExportError
 
+LONG_ENOUGH = 128  # channels beyond which a constant per channel is no slower than one of a whole row
 GATHERED = 128  # channels from which gathering pixels is faster than slicing images
 
 _POSITIVE, _NEITHER, _NEGATIVE = 2, 1, 0
@@ -48,6 +49,7 @@ class _Expansion:
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.nodes: list[Node] = []
+        self.rows: dict[tuple[str, int], str] = {}
         self.names: dict[str, object] = {name: None for node in draft.nodes for name in node.outputs}
 
     def write(self, node: Node) -> None:
@@ -62,14 +64,31 @@ class _Expansion:
         y = self._add("Cast", [sums], node, to=onnx.TensorProto.FLOAT)
         steps = [("Mul", inputs[2]), ("Add", inputs[3]), ("PRelu", inputs[4]), ("Add", inputs[5]), ("PRelu", inputs[6])]
         for operator, operand in steps:
-            if operator == "PRelu" and operand:
+            slopes = self.draft.constants.get(operand)
+            if slopes is not None:
+                operand = self._along_rows(node, operand, slopes)
+            if operator == "PRelu" and slopes is not None:
                 output = self._unused(f"{node.outputs[0]}.PRelu")
-                self.nodes += prelu(y, operand, self.draft.constants[operand], output)
+                self.nodes += prelu(y, operand, slopes, output)
                 y = output
             elif operand:
                 y = self._add(operator, [y, operand], node)
         self.nodes[-1].outputs[0] = node.outputs[0]  # what the last one makes is the layer's
         self._signs(node.outputs[0], inputs[7], inputs[8], node.outputs[1])
+
+    def _along_rows(self, node: Node, name: str, values: np.ndarray) -> str:
+        """Return a constant per channel for all pixels of a row, which an engine unfolds when it loads the model.
+
+        ONNX Runtime works in runs as long as the constant; 64 channels take half as long so.
+        """
+        if node.operator != "BinaryConv" or len(values) > LONG_ENOUGH:
+            return name
+        width = self._sides(node.outputs[0], 1, 2)[1]
+        if (name, width) not in self.rows:
+            self.rows[name, width] = self._unused(f"{name}.row")
+            shape = self.draft.constant("row", np.array([width, len(values)]))
+            self.nodes.append(Node("Expand", [name, shape], [self.rows[name, width]]))
+        return self.rows[name, width]
 
     def _signs(self, x: str, scale: str, bias: str, output: str) -> None:
         if scale:
