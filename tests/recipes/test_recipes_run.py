@@ -26,6 +26,7 @@ from compress.yaml_document import read_document
 
 # Those whose networks are small enough to run with the other tests; KL against MSE has none.
 WITH_THE_OTHER_TESTS = {
+    "binary/binary-mnist",
     "quickstart",
     "lelp/rotten-tomatoes",
     "srrl/cifar10-short",

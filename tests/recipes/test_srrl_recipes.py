@@ -128,10 +128,39 @@ def test_weights_are_chosen_on_validation_rows_only() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["srrl-cifar10", "srrl-cifar100", "srrl-crd-same", "srrl-crd-different", "srrl-likeness", "srrl-with-kd-and-at"],
+    [
+        "srrl-cifar10",
+        "srrl-cifar100",
+        "srrl-crd-same",
+        "srrl-crd-different",
+        "srrl-likeness",
+        "srrl-with-kd-and-at",
+        "table-8-cifar100",
+        "table-8-imagenet",
+    ],
 )
 def test_losses_are_means_as_in_the_published_code(name: str) -> None:
     for variant in rows_of(name).values():
         terms = [term for stage in variant.recipe.stages.values() for term in stage.objective if term.kind == "srrl"]
         assert terms
         assert {term.reduction for term in terms} == {"code"}
+
+
+def test_table_8_has_the_papers_cells_and_begins_from_real_weights() -> None:
+    cells = {}
+    for name in ("table-8-cifar100", "table-8-imagenet"):
+        (variant,) = rows_of(name).values()
+        recipe = variant.recipe
+        cells[name] = {stage: each.test_accuracy_percent.mean for stage, each in recipe.expectations().items()}
+        binary = [stage for stage in recipe.stages.values() if stage.model.kind == "binary_resnet"]
+        assert {(stage.model.block, stage.model.depth) for stage in binary} == {
+            ("bulat", 34 if "cifar" in name else 18)
+        }
+        for stage in binary:
+            assert (stage.model.weights == "real") == (stage.init_from is None)
+        for stage in ("start", "plain", "srrl"):
+            assert not recipe.train_spec(stage).optimizer.decays_latent()
+    assert cells == {
+        "table-8-cifar100": {"teacher": 75.08, "plain": 65.34, "srrl": 70.50},
+        "table-8-imagenet": {"plain": 56.70, "srrl": 59.57},
+    }

@@ -29,7 +29,7 @@ double thread_seconds() {
 
 struct Candidate {
     std::string name;
-    double products;            // multiply-accumulates of one call
+    double products;  // multiply-accumulates of one call
     std::function<void()> call;
     std::vector<double> seconds;
 };
@@ -92,8 +92,11 @@ int main(int arguments, char** argument) {
     }
 #endif
     std::mt19937 random(0);
-    struct Shape { int64_t channels, side; };
-    for (const Shape shape : {Shape{64, 56}, Shape{128, 28}, Shape{256, 14}, Shape{512, 7}}) {
+    struct Shape {
+        int64_t channels, side;
+    };
+    for (const Shape shape : {Shape{64, 56}, Shape{128, 28}, Shape{256, 14}, Shape{512, 7}, Shape{64, 32},
+                              Shape{128, 16}, Shape{256, 8}, Shape{512, 4}}) {
         edgefold::Geometry g;
         g.channels = g.outputs = shape.channels;
         g.kernel_height = g.kernel_width = 3;
@@ -109,24 +112,29 @@ int main(int arguments, char** argument) {
         c.scale = c.bias = ones;
         auto layer = std::make_shared<edgefold::BinaryLayer>(g, weights.data(), c, *kernels);
         auto bits = std::make_shared<std::vector<uint32_t>>(words(shape.side * shape.side * g.input_words()));
-        auto y = std::make_shared<edgefold::Lines<float>>(
-            static_cast<size_t>(shape.side * shape.side * g.outputs));
+        auto y = std::make_shared<edgefold::Lines<float>>(static_cast<size_t>(shape.side * shape.side * g.outputs));
         const std::string name = std::to_string(shape.channels) + "x" + std::to_string(shape.side);
         const double products = 9.0 * static_cast<double>(shape.channels * shape.channels * shape.side * shape.side);
         const int64_t side = shape.side;
-        candidates.push_back({"conv " + name + ", real output", products,
-                              [=] { layer->run(bits->data(), 1, side, side, nullptr, y->data(), nullptr, {}); }, {}});
+        candidates.push_back({"conv " + name + ", real output",
+                              products,
+                              [=] { layer->run(bits->data(), 1, side, side, nullptr, y->data(), nullptr, {}); },
+                              {}});
         auto out = std::make_shared<std::vector<uint32_t>>(static_cast<size_t>(side * side * g.output_words()));
-        candidates.push_back({"conv " + name + ", binary output", products,
-                              [=] { layer->run(bits->data(), 1, side, side, nullptr, nullptr, out->data(), {}); }, {}});
+        candidates.push_back({"conv " + name + ", binary output",
+                              products,
+                              [=] { layer->run(bits->data(), 1, side, side, nullptr, nullptr, out->data(), {}); },
+                              {}});
         auto signs = std::make_shared<std::vector<uint32_t>>(static_cast<size_t>(side * side * g.output_words()));
-        candidates.push_back({"binarize " + name, 0,
+        candidates.push_back({"binarize " + name,
+                              0,
                               [=] {
                                   for (int64_t row = 0; row < side; ++row)
                                       kernels->binarize({y->data() + row * side * g.outputs, side, g.outputs, 1,
                                                          nullptr, nullptr,
                                                          signs->data() + row * side * g.output_words()});
-                              }, {}});
+                              },
+                              {}});
     }
     for (int round = 0; round < rounds + 3; ++round)
         for (Candidate& each : candidates) {

@@ -12,7 +12,7 @@ namespace edgefold {
 namespace {
 
 constexpr int64_t kLanes = 8;
-constexpr int kPixels = 7;  // whole rows of 7, 14, 28, 56, 112 and 224 pixels
+constexpr int kPixels = 7;                    // whole rows of 7, 14, 28, 56, 112 and 224 pixels
 constexpr int64_t kTermsBeforeOverflow = 31;  // a byte holds 31 counts of 8
 
 inline __m256i first_lanes(int64_t count) {

@@ -7,12 +7,11 @@ namespace {
 constexpr int kPixels = 7;  // whole rows of 7, 14, 28 pixels and more; beyond 8 the registers do not suffice
 constexpr int kXor3 = 0x96;
 constexpr int kMajority = 0xe8;
-constexpr int kCarry = 0x3a;  // of (t, S', S): t ? ~S' : S
+constexpr int kCarry = 0x3a;                      // of (t, S', S): t ? ~S' : S
 constexpr int64_t kTermsBeforeOverflow = 31 * 4;  // a byte holds 31 counts of 8
 
 inline __m512i count_bytes(__m512i x) {
-    const __m512i counts =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i counts = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
     const __m512i nibble = _mm512_set1_epi8(15);
     return _mm512_add_epi8(_mm512_shuffle_epi8(counts, _mm512_and_si512(x, nibble)),
                            _mm512_shuffle_epi8(counts, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble)));
@@ -101,7 +100,7 @@ void binary_row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512;
-const Kernels kAvx512 = {"avx512", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
-    avx512_binarize, snap, pool};
+const Kernels kAvx512 = {"avx512",        kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
+                         avx512_binarize, snap,   pool};
 
 }  // namespace edgefold

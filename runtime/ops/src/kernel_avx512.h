@@ -139,7 +139,8 @@ struct ChannelProducts {
 #pragma GCC unroll 16
             for (int p = 0; p < P; ++p) {
                 const void* at = pixels + p * row.step;
-                sum[p] = Dot::add(sum[p], w, _mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(at))));
+                sum[p] =
+                    Dot::add(sum[p], w, _mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(at))));
             }
         }
         finish<P, true>(row, x, sum);
@@ -173,8 +174,8 @@ inline void avx512_binarize(const Signs& signs) {
                 __m512 y[2] = {_mm512_maskz_loadu_ps(low, x), _mm512_maskz_loadu_ps(high, x + 16)};
                 if (affine)
                     for (int i = 0; i < 2; ++i) y[i] = _mm512_add_ps(_mm512_mul_ps(y[i], scale[i]), bias[i]);
-                words[pixel] = static_cast<uint32_t>(negative(y[0]) & low) |
-                               static_cast<uint32_t>(negative(y[1]) & high) << 16;
+                words[pixel] =
+                    static_cast<uint32_t>(negative(y[0]) & low) | static_cast<uint32_t>(negative(y[1]) & high) << 16;
             }
         }
 }

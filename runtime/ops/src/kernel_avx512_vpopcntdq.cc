@@ -24,7 +24,8 @@ struct Popcount {
             const __m512i w = _mm512_loadu_si512(weights);
 #pragma GCC unroll 16
             for (int p = 0; p < P; ++p)
-                sum[p] = _mm512_sub_epi32(sum[p], _mm512_popcnt_epi32(_mm512_xor_si512(w, broadcast(words + p * step))));
+                sum[p] =
+                    _mm512_sub_epi32(sum[p], _mm512_popcnt_epi32(_mm512_xor_si512(w, broadcast(words + p * step))));
         }
         finish<P>(row, x, sum);
     }
@@ -43,7 +44,7 @@ void binary_row(const Row& row) {
 }  // namespace
 
 extern const Kernels kAvx512Vpopcntdq;
-const Kernels kAvx512Vpopcntdq = {"avx512_vpopcntdq", kLanes, false, binary_row, avx512_grid_row<Dot>, avx512_channelwise_row<Dot>,
-    avx512_binarize, snap, pool};
+const Kernels kAvx512Vpopcntdq = {"avx512_vpopcntdq",          kLanes,          false, binary_row, avx512_grid_row<Dot>,
+                                  avx512_channelwise_row<Dot>, avx512_binarize, snap,  pool};
 
 }  // namespace edgefold

@@ -9,6 +9,8 @@ inline uint64_t count(uint64_t x) { return static_cast<uint64_t>(__builtin_popco
 }  // namespace
 
 extern const Kernels kPopcnt;
-const Kernels kPopcnt = {"popcnt", kLanes, true, scalar_binary_row<count>, scalar_grid_row, scalar_channelwise_row, scalar_binarize, snap, pool};
+const Kernels kPopcnt = {
+    "popcnt",        kLanes, true, scalar_binary_row<count>, scalar_grid_row, scalar_channelwise_row,
+    scalar_binarize, snap,   pool};
 
 }  // namespace edgefold

@@ -14,6 +14,8 @@ inline uint64_t count_by_halves(uint64_t x) {
 }  // namespace
 
 extern const Kernels kPortable;
-const Kernels kPortable = {"portable", kLanes, true, scalar_binary_row<count_by_halves>, scalar_grid_row, scalar_channelwise_row, scalar_binarize, snap, pool};
+const Kernels kPortable = {
+    "portable",      kLanes, true, scalar_binary_row<count_by_halves>, scalar_grid_row, scalar_channelwise_row,
+    scalar_binarize, snap,   pool};
 
 }  // namespace edgefold

@@ -63,9 +63,9 @@ struct Pooling {
     const float* image;
     float* y;
     int64_t height, width, channels;
-    int64_t columns;                     // of the output
-    int64_t top;                         // where the row's windows begin
-    int64_t left, stride;                // where the first one begins, and how far apart they are
+    int64_t columns;       // of the output
+    int64_t top;           // where the row's windows begin
+    int64_t left, stride;  // where the first one begins, and how far apart they are
     int64_t window_height, window_width;
     bool mean;
 };
@@ -73,7 +73,7 @@ struct Pooling {
 struct Kernels {
     const char* name;
     int64_t lanes;  // a multiple of 8, at most 32
-    bool paired;    // binary weights lie as [terms / 2][lanes][2], a last odd term as [lanes], instead of [terms][lanes]
+    bool paired;  // binary weights lie as [terms / 2][lanes][2], a last odd term as [lanes], instead of [terms][lanes]
     void (*binary_row)(const Row&);
     void (*grid_row)(const Row&);
     void (*channelwise_row)(const Row&);

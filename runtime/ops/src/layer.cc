@@ -39,6 +39,10 @@ struct Taps {
 
 Taps taps_inside(int64_t position, int64_t stride, int64_t before, int64_t dilation, int64_t kernel, int64_t size) {
     const int64_t start = position * stride - before;  // where tap 0 lies
+    if (dilation == 1) {                               // without divisions
+        const int64_t first = std::clamp(-start, int64_t{0}, kernel);
+        return {first, std::max(first, std::min(kernel, size - start))};
+    }
     const int64_t first = start >= 0 ? 0 : std::min(kernel, (-start + dilation - 1) / dilation);
     const int64_t end = start >= size ? first : std::min(kernel, (size - 1 - start) / dilation + 1);
     return {first, std::max(first, end)};
@@ -77,18 +81,24 @@ Layer::Layer(const Geometry& geometry, int64_t block_groups, int64_t terms, cons
         Lines<float>& padded = channelwise_[step];
         padded.resize(static_cast<size_t>(blocks() * lanes));
         for (int64_t block = 0; block < blocks(); ++block)
-            std::copy_n(steps[step]->data() + first_channel(block), channels_of(block),
-                        padded.data() + block * lanes);
+            std::copy_n(steps[step]->data() + first_channel(block), channels_of(block), padded.data() + block * lanes);
     }
     sign_[0] = channelwise.sign_scale;
     sign_[1] = channelwise.sign_bias;
+    odd_ = geometry.channels / geometry.groups % 2 != 0;
+    const int64_t per_group = geometry_.outputs / geometry_.out_groups;
+    for (int64_t block = 0; block < blocks(); ++block) {
+        const int64_t channel = first_channel(block), within = channel % per_group;
+        places_.push_back({channel, channels_of(block), block / blocks_per_group_, block % blocks_per_group_,
+                           channel / per_group * (geometry_.output_words() / geometry_.out_groups) + within / kWordBits,
+                           within % kWordBits / 8});
+    }
     blocks_lie_on_bytes_ = blocks_lie_on_bytes();
     weights_.assign(static_cast<size_t>(blocks() * terms_ * lanes), 0);
 }
 
 int64_t Layer::first_channel(int64_t block) const {
-    return block / blocks_per_group_ * (geometry_.outputs / block_groups_) +
-           block % blocks_per_group_ * kernels_.lanes;
+    return block / blocks_per_group_ * (geometry_.outputs / block_groups_) + block % blocks_per_group_ * kernels_.lanes;
 }
 
 int64_t Layer::channels_of(int64_t block) const {
@@ -107,12 +117,13 @@ bool Layer::blocks_lie_on_bytes() const {
     return true;
 }
 
-void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const {
+// The row of a block whose bases lie at `bases`.
+Row Layer::row_of(const Image& image, int64_t row, int64_t block, const int32_t* bases) const {
     const Geometry& g = geometry_;
-    const int64_t lanes = kernels_.lanes, channel = first_channel(block);
+    const Place& place = places_[static_cast<size_t>(block)];
+    const int64_t lanes = kernels_.lanes;
     Row job;
-    job.cells = image.cells + row * image.row_bytes + block / blocks_per_group_ * image.group_bytes +
-                block % blocks_per_group_ * image.block_bytes;
+    job.cells = image.cells + row * image.row_bytes + place.group * image.group_bytes + place.block * image.block_bytes;
     job.offsets = image.offsets;
     job.weights = weights_.data() + block * terms_ * lanes;
     job.terms = terms_;
@@ -122,45 +133,52 @@ void Layer::run_row(const Image& image, int64_t row, int64_t block, const int32_
     job.edges = bases + lanes;
     job.left = image.left;
     job.right = image.right;
-    job.odd = g.channels / g.groups % 2 != 0;
-    const auto step = [&](int i) {
-        return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes;
-    };
+    job.odd = odd_;
+    const auto step = [&](int i) { return channelwise_[i].empty() ? nullptr : channelwise_[i].data() + block * lanes; };
     job.epilogue = {step(0), step(1), step(2), step(3), step(4), step(5)};
-    job.channels = channels_of(block);
+    job.channels = place.channels;
     job.pixel_stride = g.outputs;
-    const int64_t first = row * image.columns * g.outputs + channel;
+    const int64_t first = row * image.columns * g.outputs + place.channel;
     job.residual = image.residual == nullptr ? nullptr : image.residual + first;
     job.y = image.y == nullptr ? nullptr : image.y + first;
     job.bits = nullptr;
     if (image.bits != nullptr) {
-        const int64_t per_group = g.outputs / g.out_groups, within = channel % per_group;
-        const int64_t word = channel / per_group * (g.output_words() / g.out_groups) + within / kWordBits;
-        uint32_t* first_word = image.bits + (row * g.output_words() + word) * image.columns;
-        job.bits = reinterpret_cast<uint8_t*>(first_word) + within % kWordBits / 8;
+        uint32_t* first_word = image.bits + (row * g.output_words() + place.word) * image.columns;
+        job.bits = reinterpret_cast<uint8_t*>(first_word) + place.byte;
     }
-    row_(job);
+    return job;
 }
 
 void Layer::run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
                      int64_t end_block) const {
-    static thread_local Lines<int32_t> buffer;
+    static thread_local Lines<int32_t> base_buffer;
+    static thread_local Lines<Row> row_buffer;
     const Geometry& g = geometry_;
     const int64_t lanes = kernels_.lanes, size = image.bases() * lanes;
+    const int64_t row_values = image.columns * g.outputs, row_words = image.columns * g.output_words();
     const auto taps = [&](int64_t row) {
         return taps_inside(row, g.stride_y, g.top, g.dilation_y, g.kernel_height, image.height);
     };
     const auto run = [&](int64_t from_block, int64_t to_block) {
-        int32_t* bases = scratch(buffer, (to_block - from_block) * size);
+        const int64_t count = to_block - from_block;
+        int32_t* bases = scratch(base_buffer, count * size);
+        Row* jobs = scratch(row_buffer, count);
+        for (int64_t i = 0; i < count; ++i) jobs[i] = row_of(image, first_row, from_block + i, bases + i * size);
         Taps last{-1, -1};
         for (int64_t row = first_row; row < end_row; ++row) {
             if (const Taps now = taps(row); now != last) {
-                for (int64_t block = from_block; block < to_block; ++block)
-                    bases_of(image, block, now.first, now.end, bases + (block - from_block) * size);
+                for (int64_t i = 0; i < count; ++i)
+                    bases_of(image, from_block + i, now.first, now.end, bases + i * size);
                 last = now;
             }
-            for (int64_t block = from_block; block < to_block; ++block)
-                run_row(image, row, block, bases + (block - from_block) * size);
+            for (int64_t i = 0; i < count; ++i) {
+                Row& job = jobs[i];
+                row_(job);
+                job.cells = static_cast<const char*>(job.cells) + image.row_bytes;
+                if (job.residual != nullptr) job.residual += row_values;
+                if (job.y != nullptr) job.y += row_values;
+                if (job.bits != nullptr) job.bits += row_words * static_cast<int64_t>(sizeof(uint32_t));
+            }
         }
     };
     // A row through all blocks writes whole pixels; but its weights must be read again for every row.
@@ -187,8 +205,8 @@ void Layer::run_image(const Image& image, const ParallelFor& parallel_for) const
         const Tiles& t = *static_cast<const Tiles*>(data);
         const int64_t row = static_cast<int64_t>(i) / t.by_blocks, block = static_cast<int64_t>(i) % t.by_blocks;
         const int64_t rows = t.image->rows, blocks = t.layer->blocks();
-        t.layer->run_tile(*t.image, row * rows / t.by_rows, (row + 1) * rows / t.by_rows,
-                          block * blocks / t.by_blocks, (block + 1) * blocks / t.by_blocks);
+        t.layer->run_tile(*t.image, row * rows / t.by_rows, (row + 1) * rows / t.by_rows, block * blocks / t.by_blocks,
+                          (block + 1) * blocks / t.by_blocks);
     };
     parallel_for(body, static_cast<size_t>(tiles.by_rows * tiles.by_blocks), &tiles);
 }
@@ -216,7 +234,9 @@ void Layer::run_batch(Image image, int64_t batch, const float* residual, float* 
         image.cells = cells_of(n);
         image.residual = residual == nullptr ? nullptr : residual + n * pixels * g.outputs;
         image.bits = out_bits != nullptr && by_block ? out_bits + n * words : nullptr;
-        image.y = y != nullptr ? y + n * pixels * g.outputs : by_block ? nullptr : scratch(y_buffer, pixels * g.outputs);
+        image.y = y != nullptr ? y + n * pixels * g.outputs
+                  : by_block   ? nullptr
+                               : scratch(y_buffer, pixels * g.outputs);
         run_image(image, parallel_for);
         if (!by_block) sign_image(image, out_bits + n * words);
     }
@@ -246,18 +266,15 @@ BinaryLayer::BinaryLayer(const Geometry& geometry, const uint32_t* weights, cons
                         set += bit_count(bits);
                         const int64_t term = (ky * group_words_ + word) * g.kernel_width + kx;  // as in `offsets`
                         const bool paired = kernels_.paired && term < terms_ / 2 * 2;
-                        const int64_t place =
-                            paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
+                        const int64_t place = paired ? (term / 2 * lanes + lane) * 2 + term % 2 : term * lanes + lane;
                         weights_[static_cast<size_t>(block * terms_ * lanes + place)] = bits;
                     }
                     ones_[static_cast<size_t>(block * lanes + lane)] += 2 * set;
                     // Sums over the rectangle of taps before (ky + 1, kx + 1), so that any rectangle takes four of
                     // them.
-                    const auto at = [&](int64_t y, int64_t x) -> int32_t& {
-                        return sums[(y * taps_wide + x) * lanes];
-                    };
-                    at(ky + 1, kx + 1) = static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) -
-                                         at(ky, kx);
+                    const auto at = [&](int64_t y, int64_t x) -> int32_t& { return sums[(y * taps_wide + x) * lanes]; };
+                    at(ky + 1, kx + 1) =
+                        static_cast<int32_t>(channels) - 2 * set + at(ky, kx + 1) + at(ky + 1, kx) - at(ky, kx);
                 }
         }
 }
@@ -323,8 +340,8 @@ void BinaryLayer::run(const uint32_t* bits, int64_t batch, int64_t height, int64
     for (int64_t ky = 0; ky < g.kernel_height; ++ky)
         for (int64_t word = 0; word < group_words_; ++word)
             for (int64_t kx = 0; kx < g.kernel_width; ++kx)
-                *offsets++ = static_cast<int32_t>((ky * g.dilation_y * words + word) * padded_width +
-                                                  kx * g.dilation_x);
+                *offsets++ =
+                    static_cast<int32_t>((ky * g.dilation_y * words + word) * padded_width + kx * g.dilation_x);
 
     uint32_t* canvas = nullptr;
     if (padded) {

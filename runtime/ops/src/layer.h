@@ -87,11 +87,11 @@ class Layer {
    protected:
     // What all rows of one image have in common.
     struct Image {
-        const char* cells;      // of the image with its padding
-        int64_t row_bytes;      // from one row of outputs to the next
-        int64_t group_bytes;    // from one group's channels to the next
-        int64_t block_bytes;    // from one block's channels to the next, where every output has a channel of its own
-        int64_t step;           // cells from one output to the next
+        const char* cells;    // of the image with its padding
+        int64_t row_bytes;    // from one row of outputs to the next
+        int64_t group_bytes;  // from one group's channels to the next
+        int64_t block_bytes;  // from one block's channels to the next, where every output has a channel of its own
+        int64_t step;         // cells from one output to the next
         const int32_t* offsets;
         int64_t height, width;  // without the padding
         int64_t rows, columns;  // of the output
@@ -123,19 +123,26 @@ class Layer {
     Geometry geometry_;
     const Kernels& kernels_;
     int64_t block_groups_;
-    int64_t blocks_per_group_;       // blocks of `lanes` output channels
-    int64_t terms_;                  // cells, or pairs of them, that one output reads
-    Lines<uint32_t> weights_;        // [block][terms][lanes], or paired
+    int64_t blocks_per_group_;  // blocks of `lanes` output channels
+    int64_t terms_;             // cells, or pairs of them, that one output reads
+    Lines<uint32_t> weights_;   // [block][terms][lanes], or paired
 
    private:
     void run_image(const Image& image, const ParallelFor& parallel_for) const;
-    void run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block,
-                  int64_t end_block) const;
-    void run_row(const Image& image, int64_t row, int64_t block, const int32_t* bases) const;
+    void run_tile(const Image& image, int64_t first_row, int64_t end_row, int64_t first_block, int64_t end_block) const;
+    Row row_of(const Image& image, int64_t row, int64_t block, const int32_t* bases) const;
     void sign_image(const Image& image, uint32_t* out_bits) const;
     bool blocks_lie_on_bytes() const;
 
+    // Where a block lies: its first channel and how many it has, its group and its place in it, and the word and byte
+    // of its first sign in a pixel.
+    struct Place {
+        int64_t channel, channels, group, block, word, byte;
+    };
+
     void (*row_)(const Row&);
+    bool odd_;
+    std::vector<Place> places_;
     Lines<float> channelwise_[6];  // [block][lanes] each, empty where the step is left out
     std::vector<float> sign_[2];   // [outputs], for signs that are not made block by block
     bool blocks_lie_on_bytes_;

@@ -15,7 +15,7 @@ namespace edgefold {
 
 constexpr int64_t kMostProducts = int64_t{1} << 24;  // sums of integers up to here are exact as float32
 constexpr int64_t kMostCells = int64_t{1} << 28;     // of one image with its padding; offsets are 32 bits wide
-constexpr int64_t kMostOutputs = int64_t{1} << 30;   // floats of one image: a node of few bytes must not take all memory
+constexpr int64_t kMostOutputs = int64_t{1} << 30;  // floats of one image: a node of few bytes must not take all memory
 
 class Invalid : public std::runtime_error {
    public:
@@ -57,8 +57,8 @@ std::string required_string(const ort::Api& api, const ort::Info* info, const ch
 // The constant input `i`, or nothing where it is left out.
 bool constant(const ort::Api& api, const ort::Info* info, size_t i, ort::ElementType type, const char* name,
               Tensor* out);
-std::vector<float> channelwise(const ort::Api& api, const ort::Info* info, size_t i, const char* name,
-                               int64_t channels, bool required);
+std::vector<float> channelwise(const ort::Api& api, const ort::Info* info, size_t i, const char* name, int64_t channels,
+                               bool required);
 
 // What a run is given: input `i`, null where it is absent; memory of output `i`, null where nothing reads it.
 const ort::Value* input(const ort::Api& api, const ort::Context* context, size_t i);

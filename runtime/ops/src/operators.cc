@@ -54,9 +54,8 @@ class Binarize {
                    " channels");
         const bool image = x.sizes.size() == 4;
         const int64_t words = words_of(channels, groups_);
-        const std::vector<int64_t> sizes =
-            image ? std::vector<int64_t>{x.sizes[0], x.sizes[1], words, x.sizes[2]}
-                  : std::vector<int64_t>{x.sizes[0], words};
+        const std::vector<int64_t> sizes = image ? std::vector<int64_t>{x.sizes[0], x.sizes[1], words, x.sizes[2]}
+                                                 : std::vector<int64_t>{x.sizes[0], words};
         auto* out = static_cast<uint32_t*>(output(api_, context, 0, sizes));
         if (out == nullptr) refuse("B is missing");
         const int64_t rows = image ? times(x.sizes[0], x.sizes[1]) : x.sizes[0];
@@ -188,8 +187,7 @@ class LayerOp {
         const int64_t padded = times(times(height + g.top + g.bottom, depth), width + g.left + g.right);
         if (padded > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
         const int64_t rows = g.output_height(height), columns = g.output_width(width);
-        if (rows < 1 || columns < 1)
-            refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
+        if (rows < 1 || columns < 1) refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
         if (times(times(rows, columns), g.outputs) > kMostOutputs) refuse("an image of Y would be too large");
         const std::vector<int64_t> sizes{batch, rows, columns, g.outputs};
         const float* added = residual(context, sizes);
@@ -212,8 +210,9 @@ class LayerOp {
 // What BinaryConv and BinaryGemm have in common: all but the shapes.
 class BinaryOp : public LayerOp<BinaryLayer> {
    public:
-    static constexpr ort::ElementType kInputTypes[] = {ort::kUint32, ort::kUint32, ort::kFloat, ort::kFloat, ort::kFloat,
-                                                       ort::kFloat,  ort::kFloat,  ort::kFloat, ort::kFloat};
+    static constexpr ort::ElementType kInputTypes[] = {ort::kUint32, ort::kUint32, ort::kFloat,
+                                                       ort::kFloat,  ort::kFloat,  ort::kFloat,
+                                                       ort::kFloat,  ort::kFloat,  ort::kFloat};
 
    protected:
     BinaryOp(const Api& api, const Info* info, size_t weight_rank) : LayerOp(api) {

@@ -7,13 +7,13 @@
 
 namespace ort {
 
-struct Status;          // null is success; owned by whoever gets it
+struct Status;  // null is success; owned by whoever gets it
 struct SessionOptions;
 struct Domain;
-struct Info;            // of a kernel that is being created
-struct Context;         // of a run
+struct Info;     // of a kernel that is being created
+struct Context;  // of a run
 struct Value;
-struct Shape;           // a tensor's element type and dimensions
+struct Shape;  // a tensor's element type and dimensions
 
 constexpr uint32_t kApiVersion = 17;  // the first with kernels that return a status
 

@@ -33,8 +33,7 @@ ort::Status* domain_of(const ort::Api& api, ort::Domain** out) {
 std::string unknown_kernels() {
     size_t count = 0;
     const edgefold::Kernels* const* all = edgefold::available_kernels(&count);
-    std::string text = std::string("edgefold: EDGEFOLD_ISA is '") + std::getenv("EDGEFOLD_ISA") +
-                       "'; this machine has";
+    std::string text = std::string("edgefold: EDGEFOLD_ISA is '") + std::getenv("EDGEFOLD_ISA") + "'; this machine has";
     for (size_t i = 0; i < count; ++i) text += std::string(i != 0 ? ", " : " ") + all[i]->name;
     return text;
 }
