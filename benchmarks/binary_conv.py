@@ -2,18 +2,18 @@
 
     python benchmarks/binary_conv.py [--rounds 60] [--threads 1 2] [--output benchmarks/results/binary_conv.json]
 
-Every candidate is a chain of convolutions C → C of the same form, batch 1, and its time is that of the chain divided by its
-length, so that the cost of calling the engine does not hide what is compared. All candidates run in turn, round by round;
-a figure is the median, and a ratio one of medians. With one thread the time is the thread's processor time, which other
-processes do not add to; with more it is wall time.
+Every candidate is a chain of convolutions C → C of the same form, batch 1, and its time is that of the chain divided
+by its length, so that the cost of calling the engine does not hide what is compared. All candidates run in turn, round
+by round; a figure is the median, and a ratio one of medians. With one thread the time is the thread's processor time,
+which other processes do not add to; with more it is wall time.
 
 - fp32: Conv. int8: QLinearConv with uint8 activations and int8 weights, per channel. int8 Q/DQ: float in and out.
 - packed: Binarize and BinaryConv for each convolution, float in and out. packed chain: what the exporter makes of
   x + conv(sign(x)) * scale + bias: the signs of the next layer are made by the one before.
 - portable: the same chain on standard operators, which needs no custom operator.
 
-The kernels alone, and the bound of xor, popcount and add on registers, come from `runtime/ops/bench/kernels.cc`, which is
-built in a temporary folder; without CMake and a C++ compiler that part is left out.
+The kernels alone, and the bound of xor, popcount and add on registers, come from `runtime/ops/bench/kernels.cc`, which
+is built in a temporary folder; without CMake and a C++ compiler that part is left out.
 """
 
 from __future__ import annotations

@@ -43,13 +43,18 @@ static const OrtApiBase* load_onnxruntime(const char* path) {
 static size_t size_of_element(int type) {
     switch (type) {
         case ORT_UINT8:
-        case ORT_INT8: return 1;
+        case ORT_INT8:
+            return 1;
         case ORT_FLOAT:
         case ORT_INT32:
-        case ORT_UINT32: return 4;
+        case ORT_UINT32:
+            return 4;
         case ORT_INT64:
-        case ORT_DOUBLE: return 8;
-        default: fail("model", "a tensor of a type that this example does not know"); return 0;
+        case ORT_DOUBLE:
+            return 8;
+        default:
+            fail("model", "a tensor of a type that this example does not know");
+            return 0;
     }
 }
 

@@ -1,6 +1,9 @@
 // Random layers, and what they must give by a loop over everything: no table, no packing, no second thought.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -11,9 +14,6 @@
 #include <random>
 #include <string>
 #include <vector>
-
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "layer.h"
 
@@ -44,14 +44,15 @@ struct Case {
     std::string in_words() const {
         const Geometry& g = geometry;
         char text[400];
-        std::snprintf(text, sizeof text,
-                      "%s %lldx%lldx%lldx%lld -> %lld, kernel %lldx%lld, strides %lldx%lld, dilations %lldx%lld, pads %lld "
-                      "%lld %lld %lld with %d, groups %lld and %lld",
-                      levels != 0 ? "grid" : "binary", (long long)batch, (long long)height, (long long)width, (long long)g.channels, (long long)g.outputs,
-                      (long long)g.kernel_height, (long long)g.kernel_width, (long long)g.stride_y,
-                      (long long)g.stride_x, (long long)g.dilation_y, (long long)g.dilation_x, (long long)g.top,
-                      (long long)g.left, (long long)g.bottom, (long long)g.right, g.pad_value, (long long)g.groups,
-                      (long long)g.out_groups);
+        std::snprintf(
+            text, sizeof text,
+            "%s %lldx%lldx%lldx%lld -> %lld, kernel %lldx%lld, strides %lldx%lld, dilations %lldx%lld, pads %lld "
+            "%lld %lld %lld with %d, groups %lld and %lld",
+            levels != 0 ? "grid" : "binary", (long long)batch, (long long)height, (long long)width,
+            (long long)g.channels, (long long)g.outputs, (long long)g.kernel_height, (long long)g.kernel_width,
+            (long long)g.stride_y, (long long)g.stride_x, (long long)g.dilation_y, (long long)g.dilation_x,
+            (long long)g.top, (long long)g.left, (long long)g.bottom, (long long)g.right, g.pad_value,
+            (long long)g.groups, (long long)g.out_groups);
         return text;
     }
 };
@@ -109,7 +110,8 @@ inline Case random_case(Random& random, bool grid) {
         g.stride_x = between(random, 1, 3);
         g.dilation_y = between(random, 1, 3);
         g.dilation_x = between(random, 1, 3);
-        const int64_t most = between(random, 0, 3) == 0 ? 0 : 9;  // also wider than the kernel: outputs of padding alone
+        const int64_t most =
+            between(random, 0, 3) == 0 ? 0 : 9;  // also wider than the kernel: outputs of padding alone
         g.top = between(random, 0, most);
         g.left = between(random, 0, most);
         g.bottom = between(random, 0, most);
@@ -179,7 +181,8 @@ inline Outputs naive_outputs(const Case& c) {
             const int64_t pixel = (n * c.height + row) * c.width + column;
             const float x = c.x[static_cast<size_t>(pixel * g.channels + group * group_channels + channel)];
             const float most = static_cast<float>(c.levels), q = rounded(x * c.input_scale);
-            return std::isnan(q) ? -c.levels : static_cast<int64_t>(std::nearbyint(std::fmin(std::fmax(q, -most), most)));
+            return std::isnan(q) ? -c.levels
+                                 : static_cast<int64_t>(std::nearbyint(std::fmin(std::fmax(q, -most), most)));
         }
         const int64_t word = group * group_words + channel / 32;
         const uint32_t bits =
@@ -216,8 +219,8 @@ inline Outputs naive_outputs(const Case& c) {
                     if (!(y >= 0)) {
                         const int64_t per_group = g.outputs / g.out_groups, within = o % per_group;
                         const int64_t word = o / per_group * (g.output_words() / g.out_groups) + within / 32;
-                        out.bits[static_cast<size_t>(((n * rows + row) * g.output_words() + word) * columns + column)] |=
-                            uint32_t{1} << within % 32;
+                        out.bits[static_cast<size_t>(((n * rows + row) * g.output_words() + word) * columns +
+                                                     column)] |= uint32_t{1} << within % 32;
                     }
                 }
     return out;

@@ -38,7 +38,8 @@ void check_signs(Random& random, const Kernels* const* kernels, size_t count) {
             float y = x[static_cast<size_t>(pixel * channels + channel)];
             if (affine) y = rounded(rounded(y * scale[at]) + bias[at]);
             const int64_t word = channel / per_group * group_words + channel % per_group / 32;
-            if (!(y >= 0)) expected[static_cast<size_t>(word * pixels + pixel)] |= uint32_t{1} << channel % per_group % 32;
+            if (!(y >= 0))
+                expected[static_cast<size_t>(word * pixels + pixel)] |= uint32_t{1} << channel % per_group % 32;
         }
     for (size_t i = 0; i < count; ++i) {
         Guarded<float> in(x), by(scale), plus(bias);
@@ -68,7 +69,8 @@ void check_pooling(Random& random, const Kernels* const* kernels, size_t count) 
     const int64_t room = p.width + padding - p.window_width;  // padded at the left only, or the last windows shrink
     p.left = -padding;
     p.columns = room < 0 ? 1 : room / p.stride + 1;
-    p.top = p.mean ? between(random, 0, p.height - p.window_height) : between(random, 1 - p.window_height, p.height - 1);
+    p.top =
+        p.mean ? between(random, 0, p.height - p.window_height) : between(random, 1 - p.window_height, p.height - 1);
     std::vector<float> image = random_floats(random, p.height * p.width * p.channels, p.mean);
     const float share = 1.0f / static_cast<float>(p.window_height * p.window_width);
     std::vector<float> expected;

@@ -68,7 +68,8 @@ static const char* install(const char* operators) {
     symbol = symbol_of(dlopen(operators, RTLD_NOW), "RegisterCustomOps");
     if (symbol == NULL) {
         const char* why = dlerror();
-        snprintf(message, sizeof message, "%s cannot be loaded: %s", operators, why == NULL ? "no operators in it" : why);
+        snprintf(message, sizeof message, "%s cannot be loaded: %s", operators,
+                 why == NULL ? "no operators in it" : why);
         return message;
     }
     original = *api;
