@@ -202,8 +202,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
-    """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from."""
-    export = next((row for row in rows if row.what == "export"), None)
+    """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from.
+
+    Of several files of the first variant it is the fastest that passed parity, by name.
+    """
+    exports = [row for row in rows if row.what == "export" and row.variant == rows[0].variant]
+    sound = [row for row in exports if row.parity == "passed" and row.p50_ms is not None]
+    export = min(sound, key=lambda row: row.p50_ms or 0.0, default=next(iter(exports), None))
     student = next((row for row in rows if row.what == "stage" and row.name == deployed), None)
     row = export or student
     if row is None:
@@ -212,6 +217,8 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     parts = [f"{100 * row.mean:.2f} % test accuracy {interval}", size(row.size_bytes)]
     if row.p50_ms is not None:
         parts.append(f"{milliseconds(row.p50_ms)} a call")
+    if row is export and len(exports) > 1:
+        parts[-1] += f" as {row.name.rpartition(' ')[2]}"
     if larger := _shrunk_from(rows, row):
         parts.append(f"{larger.parameters / row.parameters:.1f} times fewer parameters than {larger.name}")
     return ", ".join(parts) + "."
