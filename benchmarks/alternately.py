@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 WARM_UP = 3  # rounds
+PAUSE_S = 0.03  # after which the threads of another session have ceased to spin
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, *, threads: int) -> dict[str, list[float]]:
@@ -21,6 +22,8 @@ def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, *, threads: 
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_number in range(-WARM_UP, rounds):
         for name in sorted(calls, reverse=bool(round_number % 2)):
+            if threads > 1:
+                time.sleep(PAUSE_S)
             calls[name]()
             started = clock()
             calls[name]()
