@@ -53,7 +53,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
+    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds, deviations=_deviations)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
         name=first.plan.name,
@@ -188,6 +188,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _deviations(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

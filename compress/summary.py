@@ -11,7 +11,7 @@ from typing import Any, Literal
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
-from compress.variant_run import VariantRun
+from compress.variant_run import QUANTIZATION, VariantRun
 from runtime.accuracy import wilson_interval
 
 
@@ -34,7 +34,8 @@ class Row:
 
     With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
     deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
-    multiply-accumulates for one row (`compress.models.profile`).
+    multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file,
+    `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
     """
 
     name: str
@@ -56,6 +57,8 @@ class Row:
     p90_ms: float | None = None
     latency_note: str = ""
     parity: Literal["passed", "failed"] | None = None
+    format: str | None = None
+    quantization: Mapping[str, Any] | None = None
     expectation: Expectation | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +132,8 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
             parity=_parity([run.result("parity.json") for run in group], format_name),
+            format=format_name,
+            quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
             **_accuracy(tests),
         )
 
@@ -214,7 +219,15 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
         parts.append(f"{milliseconds(row.p50_ms)} a call")
     if larger := _shrunk_from(rows, row):
         parts.append(f"{larger.parameters / row.parameters:.1f} times fewer parameters than {larger.name}")
-    return ", ".join(parts) + "."
+    return _slower_than_float(rows, row) + ", ".join(parts) + "."
+
+
+def _slower_than_float(rows: Sequence[Row], onnx: Row) -> str:
+    """Say first where INT8 was made and costs time instead of saving it."""
+    int8 = next((row for row in rows if row.format == "int8" and row.variant == onnx.variant), None)
+    if int8 is None or int8.p50_ms is None or onnx.p50_ms is None or int8.p50_ms <= onnx.p50_ms:
+        return ""
+    return f"INT8 is slower than FP32 here: {milliseconds(int8.p50_ms)} a call against {milliseconds(onnx.p50_ms)}. "
 
 
 def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:
