@@ -5,7 +5,7 @@ All methods read one histogram of magnitudes for a tensor. Zeros are left out of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,8 +110,3 @@ def _divergence(counts: np.ndarray, bins: int) -> float:
     p, q = reference / reference.sum(), spread / spread.sum()
     # A bin that is empty but for what was cut off has no level: it counts as one that is hardly ever used.
     return float((p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], 1e-12))).sum())
-
-
-def reaches_of(magnitudes: Mapping[str, Magnitudes], method: str) -> dict[str, float]:
-    """Return how far the 8-bit numbers of each tensor reach, by one of `METHODS`."""
-    return {name: each.reach(method) for name, each in magnitudes.items()}

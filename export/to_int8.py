@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from export.calibration import LEVELS, METHODS, magnitudes_of, outputs_of, reaches_of
+from export.calibration import LEVELS, METHODS, Magnitudes, magnitudes_of, outputs_of
 from export.onnx_graph import Node, OnnxGraph, model_from_parts
 from export.parity import Comparison, Gate, compare
 from runtime.errors import ExportError
@@ -117,10 +117,10 @@ def int8_from_onnx(
     magnitudes = magnitudes_of(draft.graph.model, sorted({draft.activation(each) for each in allowed}), rows)
     errors: dict[str, float | None] = {}
     for each in METHODS if method == "auto" else (method,):
-        draft.reaches = reaches_of(magnitudes, each)
+        draft.reach(magnitudes, each)
         errors[each] = draft.compare(allowed, rows, np.zeros(len(rows), np.int64), gate).max_error_over_std
     best = min(errors, key=lambda each: np.inf if errors[each] is None else errors[each])  # type: ignore[arg-type,return-value]
-    draft.reaches = reaches_of(magnitudes, best)
+    draft.reach(magnitudes, best)
     allowed_gate = dataclasses.replace(gate, max_error_over_std=MARGIN * gate.max_error_over_std)
     all_int8 = result = draft.compare(allowed, judged, labels, allowed_gate)
     kept, damages = list(allowed), {}
@@ -226,6 +226,18 @@ class _Draft:
 
     def activation(self, layer: Layer) -> str:
         return layer.node.inputs[0]
+
+    def reach(self, magnitudes: Mapping[str, Magnitudes], method: str) -> None:
+        """Set how far the activations reach.
+
+        What no layer has made yet is pixels, whose range is what they are: entropy would cut white off.
+        """
+        made: set[str] = set()
+        layers = {layer.node for layer in self.layers}
+        for node in self.graph.nodes:
+            if node in layers or not made.isdisjoint(node.inputs):
+                made.update(node.outputs)
+        self.reaches = {name: each.reach(method if name in made else "minmax") for name, each in magnitudes.items()}
 
     def compare(self, layers: Sequence[Layer], rows: np.ndarray, labels: np.ndarray, gate: Gate) -> Comparison:
         """Compare the logits with `layers` in INT8 with those of the float model."""
