@@ -3,9 +3,8 @@
     python benchmarks/binary_conv.py [--rounds 60] [--threads 1 2] [--output benchmarks/results/binary_conv.json]
 
 Every candidate is a chain of convolutions C → C of the same form, batch 1, and its time is that of the chain divided
-by its length, so that the cost of calling the engine does not hide what is compared. All candidates run in turn, round
-by round; a figure is the median, and a ratio one of medians. With one thread the time is the thread's processor time,
-which other processes do not add to; with more it is wall time.
+by its length, so that the cost of calling the engine does not hide what is compared. All candidates run in turn
+(`alternately.py`); a figure is the median, and a ratio one of medians.
 
 - fp32: Conv. int8: QLinearConv with uint8 activations and int8 weights, per channel. int8 Q/DQ: float in and out.
 - packed: Binarize and BinaryConv for each convolution, float in and out. packed chain: what the exporter makes of
@@ -22,18 +21,17 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from alternately import in_turn, summary
 from onnx import TensorProto, helper, numpy_helper
 
 from export.to_packed import packed_from_onnx, packed_weights
@@ -174,19 +172,6 @@ def prepared(model: bytes, threads: int, isa: str = "") -> Callable[[], None]:
     return lambda: session.run_with_iobinding(binding)
 
 
-def in_turn(runs: Mapping[str, Callable[[], None]], rounds: int, clock: Callable[[], int]) -> dict[str, list[float]]:
-    """Return each candidate's times, µs a convolution: every round runs all of them, in an order that turns around."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(-3, rounds):  # three rounds warm up
-        for name in sorted(runs, reverse=bool(round_number % 2)):
-            runs[name]()  # brings back what the others have driven out of the caches
-            started = clock()
-            runs[name]()
-            if round_number >= 0:
-                times[name].append((clock() - started) / 1000 / CHAIN)
-    return times
-
-
 def candidates(C: int, side: int, threads: int) -> dict[str, Callable[[], None]]:
     rng = np.random.default_rng(0)
     simulated = simulated_chain(C, side, rng)
@@ -206,28 +191,17 @@ def candidates(C: int, side: int, threads: int) -> dict[str, Callable[[], None]]
 
 
 def measure(threads: int, rounds: int) -> list[dict[str, Any]]:
-    clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     rows = []
     for C, side in SHAPES:
-        times = in_turn(candidates(C, side, threads), rounds, clock)
-        medians = {name: statistics.median(each) for name, each in times.items()}
-        rows.append(
-            {
-                "convolution": f"3x3, {C} -> {C}, {side}x{side}",
-                "threads": threads,
-                "clock": "thread processor time" if threads == 1 else "wall",
-                "microseconds": medians,
-                "p10": {name: float(np.percentile(each, 10)) for name, each in times.items()},
-                "p90": {name: float(np.percentile(each, 90)) for name, each in times.items()},
-                "fp32_over": {name: medians["fp32"] / each for name, each in medians.items()},
-                "int8_over": {name: medians["int8"] / each for name, each in medians.items()},
-            }
-        )
+        calls = in_turn(candidates(C, side, threads), rounds, threads=threads)
+        times = {name: [each / CHAIN for each in chain] for name, chain in calls.items()}
+        row = {"convolution": f"3x3, {C} -> {C}, {side}x{side}", **summary(times, threads=threads)}
+        rows.append(row)
         print(f"\n{C}×{side}², {threads} thread(s)")
-        for name, each in medians.items():
+        for name, each in row["microseconds"].items():
             print(
-                f"  {name:18s} {each:9.1f} µs   FP32 / this {medians['fp32'] / each:6.2f}   "
-                f"INT8 / this {medians['int8'] / each:6.2f}",
+                f"  {name:18s} {each:9.1f} µs   FP32 / this {row['fp32_over'][name]:6.2f}   "
+                f"INT8 / this {row['int8_over'][name]:6.2f}",
                 flush=True,
             )
     return rows

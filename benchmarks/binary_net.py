@@ -18,10 +18,8 @@ Portable and packed are compared with torch before they are measured, and must g
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from alternately import in_turn, summary
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -158,19 +157,6 @@ def call_of(model: bytes, threads: int, image: np.ndarray) -> Callable[[], objec
     return lambda: session.run(None, {"input": image})
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], int]) -> dict[str, list[float]]:
-    """Return each form's times in µs: every round runs all of them, in an order that turns around."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_number in range(-3, rounds):  # three rounds warm up
-        for name in sorted(calls, reverse=bool(round_number % 2)):
-            calls[name]()  # brings back what the others have driven out of the caches
-            started = clock()
-            calls[name]()
-            if round_number >= 0:
-                times[name].append((clock() - started) / 1000)
-    return times
-
-
 def measure(case: Case, threads: tuple[int, ...], rounds: int) -> dict[str, Any]:
     forms = forms_of(case)
     sizes = {name: len(model) for name, model in forms.items()}
@@ -178,24 +164,13 @@ def measure(case: Case, threads: tuple[int, ...], rounds: int) -> dict[str, Any]
     print(f"\n{case.name}: ResNet-18")
     timings = []
     for count in threads:
-        clock = time.thread_time_ns if count == 1 else time.perf_counter_ns
-        times = in_turn({name: call_of(model, count, image) for name, model in forms.items()}, rounds, clock)
-        medians = {name: statistics.median(each) for name, each in times.items()}
-        timings.append(
-            {
-                "threads": count,
-                "clock": "thread processor time" if count == 1 else "wall",
-                "microseconds": medians,
-                "p10": {name: float(np.percentile(each, 10)) for name, each in times.items()},
-                "p90": {name: float(np.percentile(each, 90)) for name, each in times.items()},
-                "fp32_over": {name: medians["fp32"] / each for name, each in medians.items()},
-                "int8_over": {name: medians["int8"] / each for name, each in medians.items()},
-            }
-        )
-        for name, each in medians.items():
+        calls = {name: call_of(model, count, image) for name, model in forms.items()}
+        timing = summary(in_turn(calls, rounds, threads=count), threads=count)
+        timings.append(timing)
+        for name, each in timing["microseconds"].items():
             print(
-                f"  {count} thread(s)  {name:9s} {each:9.0f} µs   FP32 / this {medians['fp32'] / each:6.2f}   "
-                f"INT8 / this {medians['int8'] / each:6.2f}   {sizes[name]:>11,} bytes, "
+                f"  {count} thread(s)  {name:9s} {each:9.0f} µs   FP32 / this {timing['fp32_over'][name]:6.2f}   "
+                f"INT8 / this {timing['int8_over'][name]:6.2f}   {sizes[name]:>11,} bytes, "
                 f"{sizes['fp32'] / sizes[name]:.1f} × smaller than FP32",
                 flush=True,
             )

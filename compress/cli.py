@@ -203,7 +203,13 @@ def verify(target: str, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("target")
-@click.option("--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats.")
+@click.option(
+    "--format",
+    "format_name",
+    default="onnx",
+    show_default=True,
+    help="Which of the bundle's formats, or best: the fastest that runs here.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
@@ -228,7 +234,13 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
 
 @main.command()
 @click.argument("target")
-@click.option("--format", "format_name", default="onnx", show_default=True, help="Which of the bundle's formats.")
+@click.option(
+    "--format",
+    "format_name",
+    default="onnx",
+    show_default=True,
+    help="Which of the bundle's formats, or best: the fastest that runs here.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from compress.summary import Row
 
@@ -106,6 +107,7 @@ def _curves(figure_name: str, lines: Mapping[str, Sequence[float]], *, ylabel: s
                 range(1, len(values) + 1), values, color=colour, label=name, marker="." if len(values) == 1 else ""
             )
         axes.set(xlabel="epoch", ylabel=ylabel, yscale=yscale)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
 
     return svg_of(figure_name, draw)

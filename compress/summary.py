@@ -207,8 +207,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
-    """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from."""
-    export = next((row for row in rows if row.what == "export"), None)
+    """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from.
+
+    Of several files of the first variant it is the fastest that passed parity, by name.
+    """
+    exports = [row for row in rows if row.what == "export" and row.variant == rows[0].variant]
+    sound = [row for row in exports if row.parity == "passed" and row.p50_ms is not None]
+    export = min(sound, key=lambda row: row.p50_ms or 0.0, default=next(iter(exports), None))
     student = next((row for row in rows if row.what == "stage" and row.name == deployed), None)
     row = export or student
     if row is None:
@@ -217,17 +222,20 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     parts = [f"{100 * row.mean:.2f} % test accuracy {interval}", size(row.size_bytes)]
     if row.p50_ms is not None:
         parts.append(f"{milliseconds(row.p50_ms)} a call")
+    if row is export and len(exports) > 1:
+        parts[-1] += f" as {row.name.rpartition(' ')[2]}"
     if larger := _shrunk_from(rows, row):
         parts.append(f"{larger.parameters / row.parameters:.1f} times fewer parameters than {larger.name}")
-    return _slower_than_float(rows, row) + ", ".join(parts) + "."
+    return _slower_than_float(exports) + ", ".join(parts) + "."
 
 
-def _slower_than_float(rows: Sequence[Row], onnx: Row) -> str:
+def _slower_than_float(exports: Sequence[Row]) -> str:
     """Say first where INT8 was made and costs time instead of saving it."""
-    int8 = next((row for row in rows if row.format == "int8" and row.variant == onnx.variant), None)
-    if int8 is None or int8.p50_ms is None or onnx.p50_ms is None or int8.p50_ms <= onnx.p50_ms:
+    times = {row.format: row.p50_ms for row in exports}
+    int8, onnx = times.get("int8"), times.get("onnx")
+    if int8 is None or onnx is None or int8 <= onnx:
         return ""
-    return f"INT8 is slower than FP32 here: {milliseconds(int8.p50_ms)} a call against {milliseconds(onnx.p50_ms)}. "
+    return f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(onnx)}. "
 
 
 def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:

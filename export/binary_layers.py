@@ -48,8 +48,8 @@ class SignSource:
 class PackedLayer:
     """One node of the packed graph. weight: ±1 in torch's layout, (outputs, C/G, height, width) or (outputs, C).
 
-    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`, which is what the nodes
-    `before` it do in the simulated graph; its weights are whole numbers of 8 bits.
+    A `FixedConv` reads `source` itself and not its signs, times `input_scale` and up to `levels`, as the nodes `before`
+    it do in the simulated graph; its weights are whole numbers of 8 bits.
 
     value: what the layer gives with everything that is fused, by its name in the simulated graph; last: the node there
     that makes it. nodes: everything that the packed operator stands for, the signs' own apart. scale holds the

@@ -260,7 +260,7 @@ def _add_ops(verbs: Any) -> None:
         verbs,
         ops,
         "Load the custom operators of packed binary models, and show their library and instruction set.",
-        "python -m runtime ops\n  EDGEFOLD_ISA=scalar python -m runtime ops",
+        "python -m runtime ops\n  EDGEFOLD_ISA=portable python -m runtime ops",
         takes_bundle=False,
     )
     _add_output_options(verb, None)

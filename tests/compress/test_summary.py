@@ -318,6 +318,16 @@ def test_the_sentence_tells_the_deployed_files_accuracy_size_and_latency(
     assert "1.50 ms a call" in summary_sentence([*rows[:2], replace(rows[2], p50_ms=1.5)], "student")
 
 
+def test_the_sentence_is_of_the_fastest_file_that_passed_parity(runs_of: Callable[..., list[FakeRun]]) -> None:
+    (run,) = runs_of(EXPORTED, teacher=[97], student=[90])
+    export(run, correct=90, passed=True)
+    bench(run)
+    rows = summarise([run])  # type: ignore[list-item]
+    fast = replace(rows[2], name="student · packed", p50_ms=0.03, size_bytes=900)
+    assert "0.9 kB, 30.0 µs a call as packed," in summary_sentence([*rows, fast], "student")
+    assert "250.0 µs a call as onnx," in summary_sentence([*rows, replace(fast, parity="failed")], "student")
+
+
 def test_the_sentence_needs_neither_export_nor_teacher(runs_of: Callable[..., list[FakeRun]]) -> None:
     rows = summarise(runs_of(TEXT, teacher=[97]))  # type: ignore[arg-type]
     assert summary_sentence(rows, "teacher").startswith("97.00 % test accuracy")

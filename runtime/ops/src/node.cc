@@ -1,7 +1,6 @@
 #include "node.h"
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <new>
 
@@ -28,9 +27,9 @@ void check(const Api& api, Status* status) {
     refuse(text);
 }
 
-std::string text_of(const std::vector<int64_t>& sizes) {
+std::string text_of(const int64_t* begin, const int64_t* end) {
     std::string text = "[";
-    for (size_t i = 0; i < sizes.size(); ++i) text += (i != 0 ? ", " : "") + std::to_string(sizes[i]);
+    for (const int64_t* size = begin; size != end; ++size) text += (size != begin ? ", " : "") + std::to_string(*size);
     return text + "]";
 }
 
@@ -48,15 +47,19 @@ int64_t Tensor::count() const {
 Tensor tensor_of(const Api& api, const Value* value, ort::ElementType type, const char* name) {
     ort::Shape* shape = nullptr;
     check(api, api.shape(value, &shape));
-    const std::unique_ptr<ort::Shape, std::function<void(ort::Shape*)>> owner(shape,
-                                                                              [&](ort::Shape* s) { api.release(s); });
+    struct Release {
+        const Api* api;
+        void operator()(ort::Shape* given) const { api->release(given); }
+    };
+    const std::unique_ptr<ort::Shape, Release> owner(shape, Release{&api});
     int came = 0;
     size_t rank = 0;
     check(api, api.element_type(shape, &came));
     check(api, api.rank(shape, &rank));
     if (came != type) refuse(std::string(name) + " has an element type that the operator does not take");
+    if (rank > Sizes::kMost) refuse(std::string(name) + " has " + std::to_string(rank) + " axes");
     Tensor tensor;
-    tensor.sizes.resize(rank);
+    tensor.sizes = Sizes(rank, 0);
     check(api, api.sizes(shape, tensor.sizes.data(), rank));
     void* data = nullptr;
     check(api, api.data(value, &data));
@@ -140,7 +143,7 @@ std::vector<float> channelwise(const Api& api, const Info* info, size_t i, const
         if (required) refuse(std::string(name) + " is missing, or is not a constant");
         return {};
     }
-    if (tensor.sizes != std::vector<int64_t>{channels})
+    if (tensor.sizes != Sizes{channels})
         refuse(std::string(name) + " is " + text_of(tensor.sizes) + "; expected [" + std::to_string(channels) + "]");
     return {tensor.as<float>(), tensor.as<float>() + channels};
 }
@@ -154,7 +157,7 @@ const Value* input(const Api& api, const Context* context, size_t i) {
     return value;
 }
 
-void* output(const Api& api, Context* context, size_t i, const std::vector<int64_t>& sizes) {
+void* output(const Api& api, Context* context, size_t i, const Sizes& sizes) {
     size_t count = 0;
     check(api, api.output_count(context, &count));
     if (i >= count) return nullptr;

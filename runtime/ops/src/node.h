@@ -2,7 +2,9 @@
 // `Invalid`.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -27,13 +29,41 @@ class Invalid : public std::runtime_error {
 // Throws what a status says; the status is released.
 void check(const ort::Api& api, ort::Status* status);
 
-std::string text_of(const std::vector<int64_t>& sizes);
+// A tensor's sizes, in place: a run allocates nothing.
+class Sizes {
+   public:
+    static constexpr size_t kMost = 8;
+
+    Sizes() = default;
+    Sizes(std::initializer_list<int64_t> sizes) : rank_(sizes.size()) { std::copy(sizes.begin(), sizes.end(), sizes_); }
+    Sizes(size_t rank, int64_t size) : rank_(rank) { std::fill_n(sizes_, rank, size); }
+
+    size_t size() const { return rank_; }
+    int64_t* data() { return sizes_; }
+    const int64_t* data() const { return sizes_; }
+    const int64_t* begin() const { return sizes_; }
+    const int64_t* end() const { return sizes_ + rank_; }
+    int64_t operator[](size_t i) const { return sizes_[i]; }
+    int64_t back() const { return sizes_[rank_ - 1]; }
+    bool operator==(const Sizes& other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
+    bool operator!=(const Sizes& other) const { return !(*this == other); }
+
+   private:
+    int64_t sizes_[kMost] = {};
+    size_t rank_ = 0;
+};
+
+std::string text_of(const int64_t* begin, const int64_t* end);
+template <typename T>
+std::string text_of(const T& sizes) {
+    return text_of(sizes.data(), sizes.data() + sizes.size());
+}
 
 // a * b. Refuses what no tensor can have.
 int64_t times(int64_t a, int64_t b);
 
 struct Tensor {
-    std::vector<int64_t> sizes;
+    Sizes sizes;
     const void* data = nullptr;
 
     int64_t count() const;
@@ -62,7 +92,7 @@ std::vector<float> channelwise(const ort::Api& api, const ort::Info* info, size_
 
 // What a run is given: input `i`, null where it is absent; memory of output `i`, null where nothing reads it.
 const ort::Value* input(const ort::Api& api, const ort::Context* context, size_t i);
-void* output(const ort::Api& api, ort::Context* context, size_t i, const std::vector<int64_t>& sizes);
+void* output(const ort::Api& api, ort::Context* context, size_t i, const Sizes& sizes);
 
 // Refuses an input that had to be a constant, and was taken for absent because it is none.
 void refuse_variable(const ort::Api& api, const ort::Context* context, size_t i, const char* name, bool known);

@@ -54,8 +54,7 @@ class Binarize {
                    " channels");
         const bool image = x.sizes.size() == 4;
         const int64_t words = words_of(channels, groups_);
-        const std::vector<int64_t> sizes = image ? std::vector<int64_t>{x.sizes[0], x.sizes[1], words, x.sizes[2]}
-                                                 : std::vector<int64_t>{x.sizes[0], words};
+        const Sizes sizes = image ? Sizes{x.sizes[0], x.sizes[1], words, x.sizes[2]} : Sizes{x.sizes[0], words};
         auto* out = static_cast<uint32_t*>(output(api_, context, 0, sizes));
         if (out == nullptr) refuse("B is missing");
         const int64_t rows = image ? times(x.sizes[0], x.sizes[1]) : x.sizes[0];
@@ -166,7 +165,7 @@ class LayerOp {
         return tensor_of(api_, value, type, "X");
     }
 
-    const float* residual(const Context* context, const std::vector<int64_t>& sizes) const {
+    const float* residual(const Context* context, const Sizes& sizes) const {
         const Value* value = input(api_, context, 5);
         if (value == nullptr) return nullptr;
         const Tensor tensor = tensor_of(api_, value, ort::kFloat, "residual");
@@ -189,7 +188,7 @@ class LayerOp {
         const int64_t rows = g.output_height(height), columns = g.output_width(width);
         if (rows < 1 || columns < 1) refuse("X is " + text_of(x.sizes) + ", smaller with its padding than the kernel");
         if (times(times(rows, columns), g.outputs) > kMostOutputs) refuse("an image of Y would be too large");
-        const std::vector<int64_t> sizes{batch, rows, columns, g.outputs};
+        const Sizes sizes{batch, rows, columns, g.outputs};
         const float* added = residual(context, sizes);
         auto* y = static_cast<float*>(output(api_, context, 0, sizes));
         auto* out = static_cast<uint32_t*>(output(api_, context, 1, {batch, rows, g.output_words(), columns}));
@@ -275,7 +274,7 @@ class BinaryGemm : public BinaryOp {
         const Geometry& g = geometry();
         const int64_t batch = x.sizes[0], words = g.input_words(), out_words = g.output_words();
         if (times(batch, words) > kMostCells) refuse("X is " + text_of(x.sizes) + ", which is too large");
-        const std::vector<int64_t> sizes{batch, g.outputs};
+        const Sizes sizes{batch, g.outputs};
         const float* added = residual(context, sizes);
         auto* y = static_cast<float*>(output(api_, context, 0, sizes));
         auto* out = static_cast<uint32_t*>(output(api_, context, 1, {batch, out_words}));

@@ -11,12 +11,13 @@ import pytest
 SANITIZERS = ("address,undefined", "thread")
 
 
-def test_layers_and_threads_equal_naive_loops_on_every_instruction_set() -> None:
+def test_layers_equal_naive_loops_on_every_instruction_set_and_allocate_once() -> None:
     tests = ops_builds.build("ops-tests", ops_builds.OPS, "-DEDGEFOLD_OPS_TESTS=ON") / "tests"
     done = ops_builds.run(tests / "test_layers", 300, 3)
     assert done.stdout.startswith("300 cases equal on ")
     assert done.stdout.split()[-1] == "portable"
     ops_builds.run(tests / "test_threads", 2)
+    ops_builds.run(tests / "test_allocations")
 
 
 @pytest.mark.slow
