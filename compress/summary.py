@@ -206,6 +206,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
+def layers_by_damage(quantization: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the layers of an INT8 file: first those that do most damage alone, if that was asked."""
+    return sorted(quantization["layers"], key=lambda layer: -(layer["damage"] or 0.0))
+
+
 def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from.
 

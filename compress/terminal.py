@@ -199,13 +199,15 @@ def result_table(rows: Sequence[Row]) -> Table:
 
 def _layers_table(name: str, quantization: Mapping[str, Any]) -> Table:
     """Return the layers of an INT8 file, by the damage that each does alone."""
+    from compress.summary import layers_by_damage
+
     before, after = (quantization[key]["max_error_over_std"] for key in ("all_int8", "result"))
     change = " → ".join("not finite" if error is None else f"{error:.2f}" for error in (before, after))
     title = f"{name}: largest error / std {change}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column, justify in (("layer", "left"), ("weights", "right"), ("damage alone", "right"), ("", "left")):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for layer in sorted(quantization["layers"], key=lambda each: -(each["damage"] or 0)):
+    for layer in layers_by_damage(quantization):
         damage = "" if layer["damage"] is None else f"{layer['damage']:.3f}"
         kept = f"float, by the {layer['float_by']}" if layer["float_by"] else "int8"
         table.add_row(layer["name"], f"{layer['weights']:,}", damage, kept)

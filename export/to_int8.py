@@ -49,7 +49,7 @@ class LayerResult:
     """What became of a layer.
 
     damage: largest error of the logits with this layer alone in INT8, in standard deviations of theirs; None where it
-    was not asked for. float_by: who keeps it in float, the recipe or the gate; "" for a layer in INT8.
+    was not asked for or is not finite. float_by: who keeps it in float, the recipe or the gate; "" for a layer in INT8.
     """
 
     name: str
@@ -123,10 +123,11 @@ def int8_from_onnx(
     draft.reach(magnitudes, best)
     allowed_gate = dataclasses.replace(gate, max_error_over_std=MARGIN * gate.max_error_over_std)
     all_int8 = result = draft.compare(allowed, judged, labels, allowed_gate)
-    kept, damages = list(allowed), {}
+    kept = list(allowed)
+    damages: dict[str, float | None] = {}
     if not all_int8.passed:
         damages = _damages(draft, allowed, judged[:_SENSITIVITY_ROWS], labels[:_SENSITIVITY_ROWS], gate)
-        worst_first = sorted(allowed, key=lambda layer: -damages[layer.name])
+        worst_first = sorted(allowed, key=lambda layer: -np.inf if (d := damages[layer.name]) is None else -d)
 
         def passes(count: int) -> bool:
             return draft.compare(worst_first[count:], judged, labels, allowed_gate).passed
@@ -181,13 +182,9 @@ def require_signed(model: onnx.ModelProto) -> None:
 
 def _damages(
     draft: _Draft, layers: Sequence[Layer], rows: np.ndarray, labels: np.ndarray, gate: Gate
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Return the largest error of the logits, in their standard deviations, with each layer alone in INT8."""
-    found = {}
-    for layer in layers:
-        error = draft.compare([layer], rows, labels, gate).max_error_over_std
-        found[layer.name] = float("inf") if error is None else error
-    return found
+    return {layer.name: draft.compare([layer], rows, labels, gate).max_error_over_std for layer in layers}
 
 
 def _fewest(passes: Callable[[int], bool], most: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,10 @@ def test_layers_that_a_tight_gate_sends_back_are_told(folder: Path) -> None:
         assert kept == []
         assert "warning: int8: no choice of layers meets the gate: max error / std is" in result.stderr
     assert "damage alone" in result.stdout
-    assert "damage alone" in (folder / "runs/tight/report.html").read_text()
+    page = (folder / "runs/tight/report.html").read_text()
+    assert "damage alone" in page
+    names = [layer["name"] for layer in sorted(layers, key=lambda layer: -layer["damage"])]
+    assert re.findall(r"<td>(stages\.[01]\.0|classifier)</td>", page) == names
     assert result.exit_code in (0, 3)
 
 

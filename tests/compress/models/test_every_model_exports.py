@@ -241,7 +241,7 @@ def leave_binary_out(exported: Exported) -> None:
 
 def test_half_precision_meets_its_gate(exported: Exported) -> None:
     leave_binary_out(exported)
-    if exported.case.spec.kind == "binary_resnet":  # type: ignore[union-attr]
+    if exported.case.name.startswith("binary_resnet"):
         pytest.skip("activations of few bits turn over where half precision rounds: the gate refuses these")
     half = fp16_from_onnx(exported.model)
     inputs = inputs_of(exported.case.signature, 256, seed=9)
