@@ -230,10 +230,21 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
 
 
 def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
-    if recipe.export is None or name != recipe.exported_stage or not recipe.export.has_packed:
+    if recipe.export is None or name != recipe.exported_stage:
         return
     signature, model = declaration.signature, recipe.stages[name].model
-    if signature is not None and not has_binary_layers(model, signature=signature, outputs=2):
+    real = [each.kind for each in recipe.export.formats if each.kind in ("fp16", "int8")]
+    if signature is None or not (recipe.export.has_packed or real):
+        return
+    binary = has_binary_layers(model, signature=signature, outputs=2)
+    if binary and real:
+        yield (
+            ("export", "formats"),
+            f"{' and '.join(real)} would round what signs are taken of, and {model.kind} of stage '{name}' has binary "
+            "layers",
+            "Write `formats: [onnx, packed]`: packed is smaller and equal to what was trained.",
+        )
+    if recipe.export.has_packed and not binary:
         yield (
             ("export", "formats"),
             f"packed is for binary models, and {model.kind} of stage '{name}' has no binary layers",

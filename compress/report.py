@@ -16,7 +16,7 @@ from compress.analysis.outputs import OutputsOfRun
 from compress.analysis.page import analysis_section
 from compress.artifact import versions
 from compress.gallery import Gallery, build_gallery
-from compress.summary import Row, summary_sentence
+from compress.summary import Row, layers_by_damage, summary_sentence
 from compress.units import count, milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
@@ -54,6 +54,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         lstrip_blocks=True,
     )
     environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
+    environment.filters.update(deviations=_deviations, by_damage=layers_by_damage)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
         name=first.plan.name,
@@ -188,6 +189,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _deviations(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

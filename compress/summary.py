@@ -11,7 +11,7 @@ from typing import Any, Literal
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
-from compress.variant_run import VariantRun
+from compress.variant_run import QUANTIZATION, VariantRun
 from runtime.accuracy import wilson_interval
 
 
@@ -34,7 +34,8 @@ class Row:
 
     With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
     deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
-    multiply-accumulates for one row (`compress.models.profile`).
+    multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file,
+    `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
     """
 
     name: str
@@ -56,6 +57,8 @@ class Row:
     p90_ms: float | None = None
     latency_note: str = ""
     parity: Literal["passed", "failed"] | None = None
+    format: str | None = None
+    quantization: Mapping[str, Any] | None = None
     expectation: Expectation | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +132,8 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
             parity=_parity([run.result("parity.json") for run in group], format_name),
+            format=format_name,
+            quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
             **_accuracy(tests),
         )
 
@@ -201,6 +206,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
+def layers_by_damage(quantization: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the layers of an INT8 file: first those that do most damage alone, if that was asked."""
+    return sorted(quantization["layers"], key=lambda layer: -(layer["damage"] or 0.0))
+
+
 def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from.
 
@@ -221,7 +231,16 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
         parts[-1] += f" as {row.name.rpartition(' ')[2]}"
     if larger := _shrunk_from(rows, row):
         parts.append(f"{larger.parameters / row.parameters:.1f} times fewer parameters than {larger.name}")
-    return ", ".join(parts) + "."
+    return _slower_than_float(exports) + ", ".join(parts) + "."
+
+
+def _slower_than_float(exports: Sequence[Row]) -> str:
+    """Say first where INT8 was made and costs time instead of saving it."""
+    times = {row.format: row.p50_ms for row in exports}
+    int8, onnx = times.get("int8"), times.get("onnx")
+    if int8 is None or onnx is None or int8 <= onnx:
+        return ""
+    return f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(onnx)}. "
 
 
 def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:

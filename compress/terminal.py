@@ -160,6 +160,10 @@ def print_outcome(outcome: Outcome, recipe: str, until: str, as_json: bool) -> N
         return
     console = _console(stderr=False)
     console.print(result_table(outcome.rows))
+    for row in outcome.rows:
+        if row.quantization and any(layer["damage"] is not None for layer in row.quantization["layers"]):
+            console.print()
+            console.print(_layers_table(row.name, row.quantization))
     if outcome.scale != 1:
         console.print(f"\nscaled to {outcome.scale:g} of the recipe's epochs and rows", soft_wrap=True)
     if outcome.report is not None:
@@ -190,6 +194,23 @@ def result_table(rows: Sequence[Row]) -> Table:
         )
     for row in rows:
         table.add_row(*([row.variant] if several else []), *_cells(row), *(_expectation_cells(row) if expected else []))
+    return table
+
+
+def _layers_table(name: str, quantization: Mapping[str, Any]) -> Table:
+    """Return the layers of an INT8 file, by the damage that each does alone."""
+    from compress.summary import layers_by_damage
+
+    before, after = (quantization[key]["max_error_over_std"] for key in ("all_int8", "result"))
+    change = " → ".join("not finite" if error is None else f"{error:.2f}" for error in (before, after))
+    title = f"{name}: largest error / std {change}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column, justify in (("layer", "left"), ("weights", "right"), ("damage alone", "right"), ("", "left")):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for layer in layers_by_damage(quantization):
+        damage = "" if layer["damage"] is None else f"{layer['damage']:.3f}"
+        kept = f"float, by the {layer['float_by']}" if layer["float_by"] else "int8"
+        table.add_row(layer["name"], f"{layer['weights']:,}", damage, kept)
     return table
 
 

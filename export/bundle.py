@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 from onnx import ModelProto, helper, load_model_from_string
 
 from export.graph import INPUT_NAME, InputSignature
+from export.parity import Gate
 from export.to_onnx import axes_of, input_axes
 from runtime.bundle import MANIFEST, open_bundle, write_checksums
 from runtime.errors import BundleError, ExportError
@@ -25,6 +27,8 @@ from runtime.tokens import Tokens
 
 MODEL = "model.onnx"
 PACKED_MODEL = "model.packed.onnx"
+FP16_MODEL = "model.fp16.onnx"
+INT8_MODEL = "model.int8.onnx"
 SAMPLES = "samples.npz"
 LABELS = "labels.txt"
 
@@ -63,6 +67,9 @@ def write_bundle(
     table: HashedColumns | None = None,
     onnx: bytes,
     packed: bytes | None = None,
+    fp16: bytes | None = None,
+    int8: bytes | None = None,
+    int8_gate: Gate | None = None,
     inputs: np.ndarray,
     labels: np.ndarray,
     row_ids: np.ndarray,
@@ -73,7 +80,8 @@ def write_bundle(
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
     onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32; of a binary student the one of
-    `export.to_portable`. packed: the one of `export.to_packed`, format `packed`.
+    `export.to_portable`. packed, fp16, int8: those of `export.to_packed`, `to_fp16` and `to_int8`, in formats of these
+    names. int8_gate: what takes the place of its precision's gate.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
     ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
@@ -84,10 +92,16 @@ def write_bundle(
     _check_table(signature, table)
     model = _parsed_model(onnx, signature)
     formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), "fp32")}
-    if packed is not None:
-        packed_model = _parsed_model(packed, signature)
-        _check_alike(model, packed_model)
-        formats["packed"] = _onnx_entry(packed_model, PACKED_MODEL, len(packed), "packed")
+    others = {"packed": (PACKED_MODEL, packed), "fp16": (FP16_MODEL, fp16), "int8": (INT8_MODEL, int8)}
+    files = {MODEL: onnx}
+    for form, (file, content) in others.items():
+        if content is not None:
+            other = _parsed_model(content, signature)
+            _check_alike(model, other, form)
+            formats[form] = _onnx_entry(other, file, len(content), form)
+            files[file] = content
+    if int8_gate is not None:
+        formats["int8"]["gate"] = dataclasses.asdict(int8_gate)
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -113,9 +127,8 @@ def write_bundle(
         "logits": np.asarray(logits, dtype=np.float32),
     }
     with folder_atomically(Path(folder)) as beside:
-        write_atomically(beside / MODEL, onnx)
-        if packed is not None:
-            write_atomically(beside / PACKED_MODEL, packed)
+        for file, content in files.items():
+            write_atomically(beside / file, content)
         write_atomically(beside / SAMPLES, npz_bytes(samples))
         write_atomically(beside / LABELS, "".join(f"{each}\n" for each in class_names))
         if isinstance(text, Tokens) and text.definition is not None:
@@ -186,11 +199,11 @@ def _onnx_entry(model: ModelProto, file: str, size_bytes: int, precision: str) -
     }
 
 
-def _check_alike(model: ModelProto, packed: ModelProto) -> None:
-    """Refuse a packed model that gives something else than the other form of it."""
-    outputs, came = _output_entries(model), _output_entries(packed)
+def _check_alike(model: ModelProto, other: ModelProto, form: str) -> None:
+    """Refuse another form of a model that gives something else."""
+    outputs, came = _output_entries(model), _output_entries(other)
     if outputs != came:
-        raise ExportError(f"the packed model gives {came}; expected {outputs}, as the other form does")
+        raise ExportError(f"the {form} model gives {came}; expected {outputs}, as the other form does")
 
 
 def _parsed_model(data: bytes, signature: InputSignature) -> ModelProto:

@@ -87,11 +87,12 @@ def verify_format(
     inputs (N, *shape) real rows, reference_logits (N, C), labels (N,). At each of `batch_sizes` every row
     runs, in full batches and in a partial one, and where the length is dynamic once more in batches as long
     as their longest text; inputs that are all zero and all at the top of their range must give finite
-    outputs. `gate` stands in for the one of the format's precision. Raises BundleError, ExportError or
-    EngineError where there is nothing to compare; a missed gate is only reported.
+    outputs. `gate` stands in for the format's own, which is that of its precision unless the bundle says another.
+    Raises BundleError, ExportError or EngineError where there is nothing to compare; a missed gate is only reported.
     """
-    precision = bundle.format(format).precision
-    gate = gate or gate_of(precision)
+    form = bundle.format(format)
+    precision = form.precision
+    gate = gate or (Gate(**form.gate) if form.gate is not None else gate_of(precision))
     if not len(inputs) or not batch_sizes or len(inputs) != len(reference_logits):
         raise ExportError(
             f"{bundle.path}: {len(inputs)} inputs, {len(reference_logits)} rows of reference logits, "

@@ -16,6 +16,7 @@ from runtime.featuriser import Featuriser, featuriser_from_json
 from runtime.table import HashedColumns
 
 FORMAT_VERSION = 1
+GATE = ("max_error_over_std", "top1_agreement", "metric_drop_points")
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
 
 
@@ -53,13 +54,18 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class FormatFile:
-    """One deployable form: its file in the bundle. `opset` and `ir_version` are those of an ONNX file."""
+    """One deployable form: its file in the bundle. `opset` and `ir_version` are those of an ONNX file.
+
+    gate: what it may differ by from the model that was trained (`export.parity.Gate`), where that is not its
+    precision's own.
+    """
 
     file: str
     size_bytes: int
     precision: str
     opset: int | None = None
     ir_version: int | None = None
+    gate: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ def _format_file(fields: _Fields) -> FormatFile:
         precision=fields.text("precision"),
         opset=fields.integer("opset", least=1) if fields.has("opset") else None,
         ir_version=fields.integer("ir_version", least=1) if fields.has("ir_version") else None,
+        gate={key: fields.child("gate").child(key).as_number() for key in GATE} if fields.has("gate") else None,
     )
 
 

@@ -15,6 +15,10 @@ import pytest
 import export.bundle
 from export.bundle import npz_bytes, write_bundle
 from export.graph import InputSignature
+from export.parity import GATES, Gate
+from export.to_fp16 import fp16_from_onnx
+from export.to_int8 import int8_from_onnx
+from export.verify import verify_bundle
 from runtime.bundle import open_bundle
 from runtime.errors import ExportError
 from runtime.runners import open_runner
@@ -186,3 +190,27 @@ def test_packed_model_with_other_outputs_is_refused(tmp_path: Path, parts: dict[
     with pytest.raises(ExportError, match=r"the packed model gives .*logits.*; expected .*subclass_probabilities"):
         write_bundle(tmp_path / "bundle", **parts, packed=other.SerializeToString())
     assert not (tmp_path / "bundle").exists()
+
+
+def test_every_precision_has_a_file_and_int8_a_gate_of_its_own(tmp_path: Path, parts: dict[str, Any]) -> None:
+    made = int8_from_onnx(parts["onnx"], parts["inputs"], parts["inputs"], parts["labels"], gate=GATES["int8"])
+    gate = Gate(max_error_over_std=0.2, top1_agreement=0.9, metric_drop_points=5.0)
+    forms = {"fp16": fp16_from_onnx(parts["onnx"]), "int8": made.model}
+    write_bundle(tmp_path / "bundle", **parts, **forms, int8_gate=gate)
+    bundle = open_bundle(tmp_path / "bundle")
+    assert {name: (form.file, form.precision, form.opset) for name, form in bundle.formats.items()} == {
+        "onnx": ("model.onnx", "fp32", 20),
+        "fp16": ("model.fp16.onnx", "fp16", 20),
+        "int8": ("model.int8.onnx", "int8", 20),
+    }
+    assert bundle.formats["int8"].gate == {"max_error_over_std": 0.2, "top1_agreement": 0.9, "metric_drop_points": 5.0}
+    reports = verify_bundle(tmp_path / "bundle")
+    assert [report.gate for report in reports] == [GATES["fp32"], GATES["fp16"], gate]
+    assert all(report.passed for report in reports)
+
+
+def test_another_form_gives_the_same_outputs(tmp_path: Path, parts: dict[str, Any]) -> None:
+    fewer = onnx.load_model_from_string(parts["onnx"])
+    del fewer.graph.output[1]
+    with pytest.raises(ExportError, match=r"the fp16 model gives .*; expected .*, as the other form does"):
+        write_bundle(tmp_path / "bundle", **parts, fp16=fewer.SerializeToString())

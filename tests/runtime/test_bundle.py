@@ -161,6 +161,9 @@ def test_file_listed_twice_is_refused(bundle_folder):
         open_bundle(bundle_folder)
 
 
+FORM = {"file": "model.onnx", "size_bytes": 1, "precision": "fp32"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -189,6 +192,10 @@ def test_file_listed_twice_is_refused(bundle_folder):
         (
             {"formats": {"onnx": {"file": "model.onnx", "size_bytes": 1, "precision": "fp32"}}},
             r"formats\.onnx\.size_bytes is 1, but model\.onnx has",
+        ),
+        (
+            {"formats": {"onnx": {**FORM, "gate": {"max_error_over_std": 0.1, "top1_agreement": 1}}}},
+            r"'formats\.onnx\.gate\.metric_drop_points' is missing",
         ),
         ({"metrics": {"test_accuracy": "high"}}, r"metrics\.test_accuracy is \"high\", expected a number"),
     ],

