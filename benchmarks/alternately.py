@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 WARM_UP = 3  # rounds
-PAUSE_S = 0.03  # after which the threads of another session have ceased to spin
+# With threads: after the pause those of other sessions have ceased to spin, after the calls those of this one are awake.
+PAUSE_S, AWAKE_S = 0.03, 0.02
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, *, threads: int) -> dict[str, list[float]]:
@@ -22,9 +23,12 @@ def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, *, threads: 
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_number in range(-WARM_UP, rounds):
         for name in sorted(calls, reverse=bool(round_number % 2)):
+            calls[name]()
             if threads > 1:
                 time.sleep(PAUSE_S)
-            calls[name]()
+                began = time.perf_counter()
+                while time.perf_counter() - began < AWAKE_S:
+                    calls[name]()
             started = clock()
             calls[name]()
             if round_number >= 0:
