@@ -39,11 +39,13 @@ def test_every_printed_command_parses(command: str) -> None:
     assert context.params
 
 
-def test_the_printed_recipe_passes_check(tmp_path: Path) -> None:
-    (recipe,) = [block for block in blocks("README.md", "yaml") if "stages:" in block]
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    (variant,) = load_variants(tmp_path / "recipe.yaml")
-    assert list(variant.recipe.stages) == ["teacher", "student"]
+def test_the_printed_recipes_pass_check(tmp_path: Path) -> None:
+    recipes = [block for block in blocks("README.md", "yaml") if "stages:" in block]
+    assert len(recipes) >= 2
+    for recipe in recipes:
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        (variant,) = load_variants(tmp_path / "recipe.yaml")
+        assert "student" in variant.recipe.stages
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
