@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 WARM_UP = 3  # rounds
-# With threads: after the pause those of other sessions have ceased to spin, after the calls those of this one are awake.
+# With threads: after the pause those of other sessions have ceased to spin, after the calls this one's are awake.
 PAUSE_S, AWAKE_S = 0.03, 0.02
 
 

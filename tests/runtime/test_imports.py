@@ -10,6 +10,7 @@ ROOT = Path(runtime.__file__).parent.parent
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "runtime").rglob("*.py")
+    if "example" not in path.parts  # programs of their own, which open the engine at once
 )
 
 BLOCK = """

@@ -21,6 +21,7 @@ from torch import nn
 from compress.models import MODELS, ModelSpec
 from compress.models.alexnet import AlexNetSpec
 from compress.models.bag_mlp import BagMLPSpec
+from compress.models.binary import BinarySpec
 from compress.models.binary_cnn import BinaryCNNSpec
 from compress.models.binary_resnet import BinaryResNetSpec
 from compress.models.embedding_mlp import EmbeddingMLPSpec
@@ -167,7 +168,7 @@ def options_of(exported: Exported) -> onnxruntime.SessionOptions:
     over by one rounding.
     """
     options = onnxruntime.SessionOptions()
-    if exported.case.spec.kind in ("binary_cnn", "binary_resnet"):  # type: ignore[union-attr]
+    if isinstance(exported.case.spec, BinarySpec):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
