@@ -143,10 +143,12 @@ def _snapped(graph: OnnxGraph, name: str) -> tuple[str, float, int, float, tuple
 def _scaled(graph: OnnxGraph, name: str) -> tuple[str, float]:
     """Return x and a power of two where `name` is their product, else `name` and 1."""
     node = graph.made_by(name, "Mul", "Div")
-    for operand, constant in graph.operands(node) if node is not None else ():
+    if node is None:
+        return name, 1.0
+    for operand, constant in graph.operands(node):
         factor = float(constant.reshape(-1)[0]) if constant.size == 1 else 0.0
-        if factor > 0 and np.frexp(factor)[0] == 0.5 and (node.operator == "Mul" or operand == node.inputs[0]):  # type: ignore[union-attr]
-            return operand, factor if node.operator == "Mul" else 1 / factor  # type: ignore[union-attr]
+        if factor > 0 and np.frexp(factor)[0] == 0.5 and (node.operator == "Mul" or operand == node.inputs[0]):
+            return operand, factor if node.operator == "Mul" else 1 / factor
     return name, 1.0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.metadata
 import os
 import platform
 import sys
@@ -67,6 +68,8 @@ def _path() -> Path:
     path = Path(given).absolute() if given else FOLDER / FILE_NAME
     if path.is_file():
         return path
+    if not given and (installed := _installed()) is not None:
+        return installed
     if given:
         raise MissingExtraError(
             f"{OVERRIDE} is {given!r}, which is no file", remedy=f"Name the file {FILE_NAME}, or unset {OVERRIDE}."
@@ -74,6 +77,15 @@ def _path() -> Path:
     raise MissingExtraError(
         f"packed binary models need {path}, which was not built when edgefold was installed", _BUILD
     )
+
+
+def _installed() -> Path | None:
+    """Return the installed package's library: in a checkout's folder `python -m runtime` is the checkout's, without."""
+    try:
+        path = Path(str(importlib.metadata.distribution("edgefold").locate_file(f"runtime/ops/{FILE_NAME}")))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
 
 
 @functools.lru_cache

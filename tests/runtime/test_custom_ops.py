@@ -43,6 +43,7 @@ def nothing_loaded(monkeypatch):
 def not_built(monkeypatch, tmp_path, nothing_loaded):
     monkeypatch.delenv(custom_ops.OVERRIDE, raising=False)
     monkeypatch.setattr(custom_ops, "FOLDER", tmp_path)
+    monkeypatch.setattr(custom_ops, "_installed", lambda: None)
 
 
 def test_a_library_that_was_not_built_says_how_to_get_it(not_built, tmp_path):
@@ -52,6 +53,22 @@ def test_a_library_that_was_not_built_says_how_to_get_it(not_built, tmp_path):
     assert "C++17 compiler" in raised.value.remedy
     assert custom_ops.OVERRIDE in raised.value.remedy
     assert not custom_ops.available()
+
+
+def test_a_checkout_without_a_library_takes_the_installed_packages(monkeypatch, tmp_path, nothing_loaded):
+    class Installed:
+        def locate_file(self, name):
+            return tmp_path / "site-packages" / name
+
+    built = tmp_path / "site-packages" / "runtime" / "ops" / custom_ops.FILE_NAME
+    monkeypatch.delenv(custom_ops.OVERRIDE, raising=False)
+    monkeypatch.setattr(custom_ops, "FOLDER", tmp_path)
+    monkeypatch.setattr(custom_ops.importlib.metadata, "distribution", lambda name: Installed())
+    with pytest.raises(custom_ops.MissingExtraError):
+        custom_ops._path()
+    built.parent.mkdir(parents=True)
+    built.write_bytes(b"")
+    assert custom_ops._path() == built
 
 
 def test_an_override_that_is_no_file_is_named(monkeypatch, nothing_loaded):

@@ -1,8 +1,8 @@
 // The kernels without ONNX Runtime, beside what the processor's instructions allow: JSON on standard output.
 //
-// Roofline, with AVX-512 VPOPCNTDQ: multiply-accumulates a second of xor, popcount and add on registers alone (the
-// usual bound), and of the carry-save step that the kernel uses. Times are the thread's processor time; each figure is
-// the median of `rounds` samples, the layers and rooflines taken in turn.
+// Roofline, with AVX-512 VPOPCNTDQ: multiply-accumulates a second of xor, popcount and add on registers alone (the usual
+// bound, and what the kernel does), and of a carry-save adder in front of the popcount, which needs fewer instructions.
+// Times are the thread's processor time; each figure is the median of `rounds` samples, all candidates taken in turn.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
