@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from compress.datasets import DataSpec
+from compress.formats import FORMATS, FormatSpec, OnnxSpec
 from compress.inheritance import with_inherited
 from compress.kinds import OneOf, Spec
 from compress.models import MODELS, ModelSpec
@@ -18,7 +18,6 @@ from compress.published import ExpectSpec, PublishedSpec
 from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
-from export.parity import GATES, Gate
 from runtime.errors import RecipeError
 
 # Names become folder names on every system, so they are plain.
@@ -99,57 +98,6 @@ class StageSpec(Spec):
         return tuple(each for each in self.teacher or () if isinstance(each, str))
 
 
-class OnnxSpec(Spec):
-    kind = "onnx"
-
-
-class PackedSpec(Spec):
-    """A binary student with weights and activations of one bit, for the operators of `runtime/ops`."""
-
-    kind = "packed"
-
-
-class Fp16Spec(Spec):
-    """Weights and arithmetic in float16; inputs, preprocessing, fold and outputs as in `onnx`."""
-
-    kind = "fp16"
-
-
-class GateSpec(Spec):
-    """What a format may differ by from the student, in the place of its precision's own gate; what is absent stays."""
-
-    max_error_over_std: float | None = Field(None, gt=0)
-    top1_agreement: float | None = Field(None, ge=0, le=1)
-    metric_drop_points: float | None = Field(None, ge=0, le=100)
-
-    def over(self, gate: Gate) -> Gate:
-        """Return `gate` with what is given here."""
-        return dataclasses.replace(gate, **self.model_dump(exclude_none=True))
-
-
-class Int8Spec(Spec):
-    """8-bit weights and activations, quantised after training on `rows` training rows (`export.to_int8`).
-
-    method: how ranges are read from the rows; `auto` takes the one with the smallest error on them. keep_float: the
-    first layer, the last one, or both. Where the gate fails on other training rows, layers go back to float until it
-    holds.
-    """
-
-    kind = "int8"
-
-    rows: int = Field(512, ge=1, le=65_536)
-    method: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
-    keep_float: tuple[Literal["first", "last"], ...] = ()
-    gate: GateSpec | None = None
-
-    @property
-    def resolved_gate(self) -> Gate:
-        return self.gate.over(GATES["int8"]) if self.gate else GATES["int8"]
-
-
-FORMATS: dict[str, type[Spec]] = {"onnx": OnnxSpec, "packed": PackedSpec, "fp16": Fp16Spec, "int8": Int8Spec}
-
-
 class ExportSpec(Spec):
     """Which stage is deployed, in which formats, verified at which batch sizes.
 
@@ -158,25 +106,13 @@ class ExportSpec(Spec):
     """
 
     stage: str
-    formats: Annotated[tuple[Annotated[Spec, OneOf("format", FORMATS)], ...], Field(min_length=1)] = (OnnxSpec(),)
+    formats: Annotated[tuple[Annotated[FormatSpec, OneOf("format", FORMATS)], ...], Field(min_length=1)] = (OnnxSpec(),)
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (
         1,
         8,
         64,
     )
     subclass_probabilities: bool = False
-
-    @property
-    def has_packed(self) -> bool:
-        return any(isinstance(each, PackedSpec) for each in self.formats)
-
-    @property
-    def has_fp16(self) -> bool:
-        return any(isinstance(each, Fp16Spec) for each in self.formats)
-
-    @property
-    def int8(self) -> Int8Spec | None:
-        return next((each for each in self.formats if isinstance(each, Int8Spec)), None)
 
 
 class LocalSpec(Spec):

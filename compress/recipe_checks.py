@@ -233,18 +233,20 @@ def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Ite
     if recipe.export is None or name != recipe.exported_stage:
         return
     signature, model = declaration.signature, recipe.stages[name].model
-    real = [each.kind for each in recipe.export.formats if each.kind in ("fp16", "int8")]
-    if signature is None or not (recipe.export.has_packed or real):
+    binary_only, real_only = (
+        [each.kind for each in recipe.export.formats if each.students == students] for students in ("binary", "real")
+    )
+    if signature is None or not (binary_only or real_only):
         return
     binary = has_binary_layers(model, signature=signature, outputs=2)
-    if binary and real:
+    if binary and real_only:
         yield (
             ("export", "formats"),
-            f"{' and '.join(real)} would round what signs are taken of, and {model.kind} of stage '{name}' has binary "
-            "layers",
+            f"{' and '.join(real_only)} would round what signs are taken of, and {model.kind} of stage '{name}' has "
+            "binary layers",
             "Write `formats: [onnx, packed]`: packed is smaller and equal to what was trained.",
         )
-    if recipe.export.has_packed and not binary:
+    if binary_only and not binary:
         yield (
             ("export", "formats"),
             f"packed is for binary models, and {model.kind} of stage '{name}' has no binary layers",

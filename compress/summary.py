@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from compress.forms import QUANTIZATION
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
-from compress.variant_run import QUANTIZATION, VariantRun
+from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
 
 

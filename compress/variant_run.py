@@ -11,18 +11,16 @@ import numpy as np
 
 from compress.device_side import run_device_side
 from compress.evaluate import predict
-from compress.recipe import Int8Spec, LocalSpec
+from compress.forms import QUANTIZATION, Source, form_of
+from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.layers import binary_layers
-from export.to_fp16 import fp16_from_onnx
-from export.to_int8 import Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
-from export.to_packed import packed_from_onnx
 from export.to_portable import portable_from_onnx
-from export.verify import WANTED_ROWS, require_parity, verify_format
+from export.verify import require_parity, verify_format
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
 from runtime.files import file_atomically, write_json
@@ -32,8 +30,6 @@ STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
 SAMPLES = 256  # real inputs that travel with a bundle
 PARITY_ROWS = 1000  # test rows that every format is compared on
-JUDGED_ROWS = 1000  # training rows by which layers are kept in float; never test rows, which would be a choice by them
-QUANTIZATION = "quantization.json"
 
 
 class VariantRun(Stages):
@@ -105,7 +101,8 @@ class VariantRun(Stages):
         }
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
-        int8 = self._quantized(simulated, export.int8) if export.int8 else None
+        source = Source(simulated, layers, dataset.train, self.notify)
+        forms = [form_of(spec, source) for spec in export.formats if spec.kind != "onnx"]
         write_bundle(
             self.bundle_path,
             name=self.plan.name,
@@ -118,10 +115,7 @@ class VariantRun(Stages):
             text=dataset.featuriser,
             table=dataset.columns,
             onnx=portable_from_onnx(simulated, layers=layers) if layers else simulated,
-            packed=packed_from_onnx(simulated, layers=layers) if export.has_packed else None,
-            fp16=fp16_from_onnx(simulated) if export.has_fp16 else None,
-            int8=int8.model if int8 else None,
-            int8_gate=export.int8.resolved_gate if export.int8 and export.int8.gate else None,
+            forms=[each.form for each in forms],
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],
             row_ids=dataset.test.row_ids[rows],
@@ -130,30 +124,11 @@ class VariantRun(Stages):
             batch_sizes=export.batch_sizes,
         )
         bundle = open_bundle(self.bundle_path)
-        if int8:
-            result = {"format_version": 1, "bundle": _identity(bundle), **int8.to_json()}
-            write_json(self.folder / QUANTIZATION, result)
+        for made in forms:
+            if made.record is not None:
+                result = {"format_version": 1, "bundle": _identity(bundle), **made.record}
+                write_json(self.folder / QUANTIZATION, result)
         return bundle
-
-    def _quantized(self, model: bytes, spec: Int8Spec) -> Int8Model:
-        """Quantise the exported model on training rows, and say what came of it."""
-        calibration, judged = _calibration_rows(len(self.dataset.train), spec.rows)
-        inputs, labels = self.dataset.train.inputs, self.dataset.train.labels
-        self.notify(f"int8: calibrating on {len(calibration):,} training rows, judging on {len(judged):,}")
-        made = int8_from_onnx(
-            model,
-            np.asarray(inputs[calibration]),
-            np.asarray(inputs[judged]),
-            labels[judged],
-            gate=spec.resolved_gate,
-            method=spec.method,
-            keep_float=spec.keep_float,
-        )
-        if made.float_layers:
-            self.notify(f"int8: {len(made.float_layers)} of {len(made.layers)} layers stay float")
-        if not made.result.passed:
-            self.notify(f"warning: int8: no choice of layers meets the gate: {'; '.join(made.result.reasons)}")
-        return made
 
     def _reference_logits(self) -> np.ndarray:
         """Return torch's folded logits (rows, C) of the deployed stage on the test rows."""
@@ -257,16 +232,6 @@ class VariantRun(Stages):
 def _identity(bundle: Bundle) -> dict[str, str]:
     """Return what a result file says of the bundle that it belongs to."""
     return {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum}
-
-
-def _calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of `rows` training rows to calibrate with and of others to judge by, of all where few are left.
-
-    They are the same for every seed of a recipe.
-    """
-    order = np.random.default_rng(0).permutation(count)
-    others = order[rows : rows + JUDGED_ROWS]
-    return np.sort(order[:rows]), np.sort(others if len(others) >= WANTED_ROWS else order[:JUDGED_ROWS])
 
 
 def _target_name(target: LocalSpec) -> str:

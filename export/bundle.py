@@ -7,6 +7,7 @@ import io
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -26,9 +27,6 @@ from runtime.tokens import FILE as TOKENIZER
 from runtime.tokens import Tokens
 
 MODEL = "model.onnx"
-PACKED_MODEL = "model.packed.onnx"
-FP16_MODEL = "model.fp16.onnx"
-INT8_MODEL = "model.int8.onnx"
 SAMPLES = "samples.npz"
 LABELS = "labels.txt"
 
@@ -53,6 +51,22 @@ class RowArray(Protocol):
     def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
+@dataclass(frozen=True)
+class OnnxForm:
+    """Another form of the bundle's model as a serialised ONNX file, a format named after its precision.
+
+    gate: what takes the place of its precision's gate.
+    """
+
+    precision: str
+    model: bytes
+    gate: Gate | None = None
+
+    @property
+    def file(self) -> str:
+        return f"model.{self.precision}.onnx"
+
+
 def write_bundle(
     folder: Path,
     *,
@@ -66,10 +80,7 @@ def write_bundle(
     text: Featuriser | None = None,
     table: HashedColumns | None = None,
     onnx: bytes,
-    packed: bytes | None = None,
-    fp16: bytes | None = None,
-    int8: bytes | None = None,
-    int8_gate: Gate | None = None,
+    forms: Sequence[OnnxForm] = (),
     inputs: np.ndarray,
     labels: np.ndarray,
     row_ids: np.ndarray,
@@ -80,8 +91,7 @@ def write_bundle(
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
     onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32; of a binary student the one of
-    `export.to_portable`. packed, fp16, int8: those of `export.to_packed`, `to_fp16` and `to_int8`, in formats of these
-    names. int8_gate: what takes the place of its precision's gate.
+    `export.to_portable`. forms: those of `export.to_packed`, `to_fp16`, `to_int8`, beside it.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
     ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
@@ -92,16 +102,12 @@ def write_bundle(
     _check_table(signature, table)
     model = _parsed_model(onnx, signature)
     formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), "fp32")}
-    others = {"packed": (PACKED_MODEL, packed), "fp16": (FP16_MODEL, fp16), "int8": (INT8_MODEL, int8)}
     files = {MODEL: onnx}
-    for form, (file, content) in others.items():
-        if content is not None:
-            other = _parsed_model(content, signature)
-            _check_alike(model, other, form)
-            formats[form] = _onnx_entry(other, file, len(content), form)
-            files[file] = content
-    if int8_gate is not None:
-        formats["int8"]["gate"] = dataclasses.asdict(int8_gate)
+    for form in forms:
+        other = _parsed_model(form.model, signature)
+        _check_alike(model, other, form.precision)
+        formats[form.precision] = _onnx_entry(other, form.file, len(form.model), form.precision, form.gate)
+        files[form.file] = form.model
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -188,7 +194,9 @@ def _output_entries(model: ModelProto) -> list[dict[str, Any]]:
     ]
 
 
-def _onnx_entry(model: ModelProto, file: str, size_bytes: int, precision: str) -> dict[str, Any]:
+def _onnx_entry(
+    model: ModelProto, file: str, size_bytes: int, precision: str, gate: Gate | None = None
+) -> dict[str, Any]:
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     return {
         "file": file,
@@ -196,6 +204,7 @@ def _onnx_entry(model: ModelProto, file: str, size_bytes: int, precision: str) -
         "precision": precision,
         "opset": opset,
         "ir_version": model.ir_version,
+        **({"gate": dataclasses.asdict(gate)} if gate else {}),
     }
 
 

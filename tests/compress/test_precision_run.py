@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from compress.cli import main as edgefold
+from compress.forms import _calibration_rows
 from compress.summary import Row, summary_sentence
-from compress.variant_run import _calibration_rows
 from runtime.bundle import open_bundle
 
 RECIPE = """\

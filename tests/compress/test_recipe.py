@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from compress.formats import Fp16Spec, Int8Spec, OnnxSpec, PackedSpec
 from compress.library import find_recipe, shipped_recipes
-from compress.recipe import Int8Spec, load_recipe
+from compress.recipe import load_recipe
 from compress.variants import load_variants
 from export.parity import GATES, Gate
 from runtime.errors import RecipeError
@@ -165,7 +166,7 @@ export: {stage: student, formats: [onnx, packed]}
 def test_a_binary_student_is_packed_beside_the_portable_form(tmp_path: Path) -> None:
     recipe, _ = load_recipe(recipe_file(tmp_path, BINARY))
     assert recipe.export is not None
-    assert recipe.export.has_packed
+    assert recipe.export.formats == (OnnxSpec(), PackedSpec())
     message = problems(tmp_path, BINARY.replace("[onnx, packed]", "[packed]"))
     assert "line 7: export.formats: packed without onnx, which every machine can run" in message
     assert "Write `formats: [onnx, packed]`." in message
@@ -175,14 +176,15 @@ def test_precisions_with_their_options(tmp_path: Path) -> None:
     real = BINARY.replace("{binary_resnet: {blocks: [1], widths: [8], stem: conv3}}", "small_cnn")
     recipe, _ = load_recipe(recipe_file(tmp_path, real.replace("packed", "fp16, int8")))
     assert recipe.export is not None
-    assert recipe.export.has_fp16
-    assert recipe.export.int8 == Int8Spec(rows=512, method="auto", keep_float=(), gate=None)
-    assert recipe.export.int8.resolved_gate == GATES["int8"]
+    int8 = Int8Spec(rows=512, method="auto", keep_float=(), gate=None)
+    assert recipe.export.formats == (OnnxSpec(), Fp16Spec(), int8)
+    assert int8.resolved_gate == GATES["int8"]
     options = "{int8: {rows: 64, method: entropy, keep_float: [first, last], gate: {top1_agreement: 0.99}}}"
     recipe, _ = load_recipe(recipe_file(tmp_path, real.replace("packed", options)))
     assert recipe.export is not None
-    assert recipe.export.int8 is not None
-    assert recipe.export.int8.resolved_gate == Gate(0.3, 0.99, 1.0)
+    int8 = recipe.export.formats[1]
+    assert isinstance(int8, Int8Spec)
+    assert int8.resolved_gate == Gate(0.3, 0.99, 1.0)
     message = problems(tmp_path, real.replace("packed", "{int8: {method: mse, keep_float: [middle]}}"))
     assert "line 7: export.formats[1].int8.method: came 'mse'" in message
     assert "line 7: export.formats[1].int8.keep_float[0]: came 'middle'" in message

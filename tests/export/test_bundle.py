@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import export.bundle
-from export.bundle import npz_bytes, write_bundle
+from export.bundle import OnnxForm, npz_bytes, write_bundle
 from export.graph import InputSignature
 from export.parity import GATES, Gate
 from export.to_fp16 import fp16_from_onnx
@@ -176,7 +176,7 @@ def test_a_bundle_of_images_says_nothing_of_text_or_tables(bundle_folder: Path) 
 
 
 def test_packed_form_lies_beside_the_other(tmp_path: Path, parts: dict[str, Any]) -> None:
-    write_bundle(tmp_path / "bundle", **parts, packed=parts["onnx"])
+    write_bundle(tmp_path / "bundle", **parts, forms=[OnnxForm("packed", parts["onnx"])])
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.file_of("packed").name == "model.packed.onnx"
     assert list(bundle.formats) == ["onnx", "packed"]
@@ -188,15 +188,15 @@ def test_packed_model_with_other_outputs_is_refused(tmp_path: Path, parts: dict[
     other = onnx.load_model_from_string(parts["onnx"])
     del other.graph.output[1]
     with pytest.raises(ExportError, match=r"the packed model gives .*logits.*; expected .*subclass_probabilities"):
-        write_bundle(tmp_path / "bundle", **parts, packed=other.SerializeToString())
+        write_bundle(tmp_path / "bundle", **parts, forms=[OnnxForm("packed", other.SerializeToString())])
     assert not (tmp_path / "bundle").exists()
 
 
 def test_every_precision_has_a_file_and_int8_a_gate_of_its_own(tmp_path: Path, parts: dict[str, Any]) -> None:
     made = int8_from_onnx(parts["onnx"], parts["inputs"], parts["inputs"], parts["labels"], gate=GATES["int8"])
     gate = Gate(max_error_over_std=0.2, top1_agreement=0.9, metric_drop_points=5.0)
-    forms = {"fp16": fp16_from_onnx(parts["onnx"]), "int8": made.model}
-    write_bundle(tmp_path / "bundle", **parts, **forms, int8_gate=gate)
+    forms = [OnnxForm("fp16", fp16_from_onnx(parts["onnx"])), OnnxForm("int8", made.model, gate)]
+    write_bundle(tmp_path / "bundle", **parts, forms=forms)
     bundle = open_bundle(tmp_path / "bundle")
     assert {name: (form.file, form.precision, form.opset) for name, form in bundle.formats.items()} == {
         "onnx": ("model.onnx", "fp32", 20),
@@ -213,4 +213,4 @@ def test_another_form_gives_the_same_outputs(tmp_path: Path, parts: dict[str, An
     fewer = onnx.load_model_from_string(parts["onnx"])
     del fewer.graph.output[1]
     with pytest.raises(ExportError, match=r"the fp16 model gives .*; expected .*, as the other form does"):
-        write_bundle(tmp_path / "bundle", **parts, fp16=fewer.SerializeToString())
+        write_bundle(tmp_path / "bundle", **parts, forms=[OnnxForm("fp16", fewer.SerializeToString())])

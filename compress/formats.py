@@ -1,0 +1,76 @@
+"""The forms in which a recipe can ask for its student: `export: {formats: [onnx, int8]}`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from compress.kinds import Spec
+from export.parity import GATES, Gate
+
+
+class FormatSpec(Spec):
+    """A form. students: which ones it is for."""
+
+    students: ClassVar[Literal["any", "binary", "real"]] = "any"
+
+
+class OnnxSpec(FormatSpec):
+    kind = "onnx"
+
+
+class PackedSpec(FormatSpec):
+    """A binary student with weights and activations of one bit, for the operators of `runtime/ops`."""
+
+    kind = "packed"
+    students = "binary"
+
+
+class Fp16Spec(FormatSpec):
+    """Weights and arithmetic in float16; inputs, preprocessing, fold and outputs as in `onnx`."""
+
+    kind = "fp16"
+    students = "real"
+
+
+class GateSpec(Spec):
+    """What a format may differ by from the student, in the place of its precision's own gate; what is absent stays."""
+
+    max_error_over_std: float | None = Field(None, gt=0)
+    top1_agreement: float | None = Field(None, ge=0, le=1)
+    metric_drop_points: float | None = Field(None, ge=0, le=100)
+
+    def over(self, gate: Gate) -> Gate:
+        """Return `gate` with what is given here."""
+        return dataclasses.replace(gate, **self.model_dump(exclude_none=True))
+
+
+class Int8Spec(FormatSpec):
+    """8-bit weights and activations, quantised after training on `rows` training rows (`export.to_int8`).
+
+    method: how ranges are read from the rows; `auto` takes the one with the smallest error on them. keep_float: the
+    first layer, the last one, or both. Where the gate fails on other training rows, layers go back to float until it
+    holds.
+    """
+
+    kind = "int8"
+    students = "real"
+
+    rows: int = Field(512, ge=1, le=65_536)
+    method: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
+    keep_float: tuple[Literal["first", "last"], ...] = ()
+    gate: GateSpec | None = None
+
+    @property
+    def resolved_gate(self) -> Gate:
+        return self.gate.over(GATES["int8"]) if self.gate else GATES["int8"]
+
+
+FORMATS: dict[str, type[FormatSpec]] = {
+    "onnx": OnnxSpec,
+    "packed": PackedSpec,
+    "fp16": Fp16Spec,
+    "int8": Int8Spec,
+}

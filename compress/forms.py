@@ -1,0 +1,88 @@
+"""Makes the forms that a recipe asks for (`compress.formats`) of an exported student: one function a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compress.datasets.base import Split
+from compress.formats import FormatSpec, Fp16Spec, Int8Spec, PackedSpec
+from export.bundle import OnnxForm
+from export.to_fp16 import fp16_from_onnx
+from export.to_int8 import int8_from_onnx
+from export.to_packed import packed_from_onnx
+from export.verify import WANTED_ROWS
+
+JUDGED_ROWS = 1000  # training rows by which layers are kept in float; never test rows, which would be a choice by them
+QUANTIZATION = "quantization.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What forms are made of: the student as FP32 ONNX, its binary layers, and training rows.
+
+    notify: says what came of it.
+    """
+
+    model: bytes
+    layers: Mapping[str, str]
+    train: Split
+    notify: Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A form for the bundle. record: how it was come by, for the run's `QUANTIZATION`."""
+
+    form: OnnxForm
+    record: Mapping[str, Any] | None = None
+
+
+def form_of(spec: FormatSpec, source: Source) -> Made:
+    """Return the form that `spec` asks for. Raises ExportError where the student has none."""
+    return _MAKERS[spec.kind](spec, source)
+
+
+def _packed(spec: PackedSpec, source: Source) -> Made:
+    return Made(OnnxForm("packed", packed_from_onnx(source.model, layers=source.layers)))
+
+
+def _fp16(spec: Fp16Spec, source: Source) -> Made:
+    return Made(OnnxForm("fp16", fp16_from_onnx(source.model)))
+
+
+def _int8(spec: Int8Spec, source: Source) -> Made:
+    """Quantise on training rows, and say what came of it."""
+    calibration, judged = _calibration_rows(len(source.train), spec.rows)
+    inputs, labels = source.train.inputs, source.train.labels
+    source.notify(f"int8: calibrating on {len(calibration):,} training rows, judging on {len(judged):,}")
+    made = int8_from_onnx(
+        source.model,
+        np.asarray(inputs[calibration]),
+        np.asarray(inputs[judged]),
+        labels[judged],
+        gate=spec.resolved_gate,
+        method=spec.method,
+        keep_float=spec.keep_float,
+    )
+    if made.float_layers:
+        source.notify(f"int8: {len(made.float_layers)} of {len(made.layers)} layers stay float")
+    if not made.result.passed:
+        source.notify(f"warning: int8: no choice of layers meets the gate: {'; '.join(made.result.reasons)}")
+    return Made(OnnxForm("int8", made.model, spec.resolved_gate if spec.gate else None), made.to_json())
+
+
+def _calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions of `rows` training rows to calibrate with and of others to judge by, of all where few are left.
+
+    They are the same for every seed of a recipe.
+    """
+    order = np.random.default_rng(0).permutation(count)
+    others = order[rows : rows + JUDGED_ROWS]
+    return np.sort(order[:rows]), np.sort(others if len(others) >= WANTED_ROWS else order[:JUDGED_ROWS])
+
+
+_MAKERS: Mapping[str, Callable[[Any, Source], Made]] = {"packed": _packed, "fp16": _fp16, "int8": _int8}
