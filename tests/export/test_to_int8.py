@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
+from export.int8_layers import channel_scales, quantized
 from export.parity import GATES, Gate, compare
-from export.to_int8 import channel_scales, int8_from_onnx, quantized, require_signed
+from export.to_int8 import int8_from_onnx, require_signed
 from export.to_onnx import onnx_from_graph
 from runtime.errors import ExportError
 
