@@ -61,7 +61,7 @@ def _fp16(spec: Fp16Spec, source: Source) -> Made:
 def _int8(spec: Int8Spec, source: Source) -> Made:
     """Quantise on training rows, and say what came of it."""
     kind = spec.kind
-    calibration, judged = _calibration_rows(len(source.train), spec.rows)
+    calibration, judged = calibration_rows(len(source.train), spec.rows)
     inputs, labels = source.train.inputs, source.train.labels
     source.notify(f"{kind}: calibrating on {len(calibration):,} training rows, judging on {len(judged):,}")
     made = int8_from_onnx(
@@ -81,7 +81,7 @@ def _int8(spec: Int8Spec, source: Source) -> Made:
     return Made(OnnxForm(kind, made.model, spec.resolved_gate if spec.gate else None), made.to_json())
 
 
-def _calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of `rows` training rows to calibrate with and of others to judge by, of all where few are left.
 
     They are the same for every seed of a recipe.

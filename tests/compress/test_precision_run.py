@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from compress.cli import main as edgefold
-from compress.forms import _calibration_rows
+from compress.forms import calibration_rows
 from compress.summary import Row, summary_sentence
 from runtime.bundle import open_bundle
 
@@ -149,9 +149,9 @@ def test_slower_int8_is_said_first() -> None:
 
 
 def test_rows_to_judge_by_are_others_where_there_are_enough() -> None:
-    calibration, judged = _calibration_rows(5000, 512)
+    calibration, judged = calibration_rows(5000, 512)
     assert (len(calibration), len(judged)) == (512, 1000)
     assert not set(calibration) & set(judged)
     assert (np.diff(calibration) > 0).all()
-    calibration, judged = _calibration_rows(600, 512)
+    calibration, judged = calibration_rows(600, 512)
     assert (len(calibration), len(judged)) == (512, 600)
