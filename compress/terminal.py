@@ -161,6 +161,9 @@ def print_outcome(outcome: Outcome, recipe: str, until: str, as_json: bool) -> N
     console = _console(stderr=False)
     console.print(result_table(outcome.rows))
     for row in outcome.rows:
+        if row.not_run:
+            console.print(f"{row.name}: not run here: {row.not_run}", soft_wrap=True, highlight=False)
+    for row in outcome.rows:
         if row.quantization and any(layer["damage"] is not None for layer in row.quantization["layers"]):
             console.print()
             console.print(_layers_table(row.name, row.quantization))
@@ -219,9 +222,9 @@ def _cells(row: Row) -> list[str]:
     return [
         row.name,
         f"{row.parameters:,}",
-        f"{100 * row.mean:.2f}{spread} %",
-        f"{100 * row.low:.2f} – {100 * row.high:.2f}",
-        "" if row.agreement_with_teacher is None else f"{100 * row.agreement_with_teacher:.2f} %",
+        "" if row.not_run else f"{100 * row.mean:.2f}{spread} %",
+        "" if row.not_run else f"{100 * row.low:.2f} – {100 * row.high:.2f}",
+        "" if row.not_run or row.agreement_with_teacher is None else f"{100 * row.agreement_with_teacher:.2f} %",
         size(row.size_bytes),
         milliseconds(row.p50_ms) + row.latency_note,
         milliseconds(row.p90_ms),
@@ -282,6 +285,9 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     ):
         table.add_column(name, justify="left" if name in ("format", "verdict") else "right")
     for form in formats:
+        if form["passed"] is None:
+            table.add_row(form["format"], *[""] * 6, "not run")
+            continue
         gate, comparison = form["gate"], form["comparison"]
         table.add_row(
             form["format"],
@@ -294,6 +300,9 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             "passed" if form["passed"] else "FAILED",
         )
     _console(stderr=False).print(table)
+    for form in formats:
+        if why := form.get("not_run"):
+            click.echo(f"{form['format']}: not run here: {why}")
 
 
 def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -31,6 +31,7 @@ GATES: Mapping[str, Gate] = {
     "fp32": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "packed": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "fp16": Gate(max_error_over_std=2e-2, top1_agreement=0.99, metric_drop_points=0.1),
+    "bf16": Gate(max_error_over_std=1e-1, top1_agreement=0.98, metric_drop_points=0.3),
     "int8": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
 }
 

@@ -6,8 +6,9 @@ too: it is written down like any other, and `require_parity` turns it into an er
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from export.parity import Comparison, Gate, compare, gate_of, worst
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, ExportError, GateError
+from runtime.errors import BundleError, DeviceError, ExportError, GateError, MissingExtraError
 from runtime.rows import shortened
 from runtime.runners import open_runner
 from runtime.runners.base import Runner
@@ -32,7 +33,8 @@ class ParityReport:
     comparison: the worst over the batch sizes, number by number.
     extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value; of a table by
     the value of its numbers.
-    notes: what limits the result, missed gates apart.
+    notes: what limits the result, missed gates apart. not_run: what this machine lacks to run the file itself, where
+    its arithmetic was compared by other means.
     """
 
     format: str
@@ -43,6 +45,7 @@ class ParityReport:
     by_batch_size: Mapping[int, Comparison]
     extremes_finite: Mapping[int, bool]
     notes: tuple[str, ...] = ()
+    not_run: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -68,7 +71,42 @@ class ParityReport:
             "notes": list(self.notes),
             "reasons": list(self.reasons),
             "passed": self.passed,
+            "not_run": self.not_run,
         }
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A format that no engine here can run: neither passed nor failed. reason: what it needs."""
+
+    format: str
+    precision: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": self.format, "precision": self.precision, "not_run": self.reason, "passed": None}
+
+
+def verify_formats(
+    bundle: Bundle, inputs: np.ndarray, reference_logits: np.ndarray, labels: np.ndarray, *, threads: int = 1
+) -> list[ParityReport | NotRun]:
+    """Compare every format of the bundle with the reference at its batch sizes, as `verify_format` does.
+
+    What needs another machine or a package that is not here is said and not compared. Raises what the first format's
+    engine raises where none can be run.
+    """
+    reports: list[ParityReport | NotRun] = []
+    obstacles: list[DeviceError | MissingExtraError] = []
+    for format, file in bundle.formats.items():
+        try:
+            rows = (inputs, reference_logits, labels)
+            reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads))
+        except (DeviceError, MissingExtraError) as error:
+            obstacles.append(error)
+            reports.append(NotRun(format, file.precision, error.message))
+    if len(obstacles) == len(reports):
+        raise obstacles[0]
+    return reports
 
 
 def verify_format(
@@ -99,18 +137,30 @@ def verify_format(
             f"batch sizes {list(batch_sizes)}; expected as many inputs as rows, and at least one of each"
         )
     compared: dict[int, Comparison] = {}
-    with open_runner(bundle, format=format, threads=threads) as runner:
-        for size in batch_sizes:
+    with _open(bundle, format, threads) as (runner, not_run):
+        sizes = [size for size in batch_sizes if runner.takes_batch(size)]
+        if not sizes:
+            raise ExportError(f"{runner.path}: takes none of the batch sizes {list(batch_sizes)}")
+        for size in sizes:
             compared[size] = worst(
                 [
-                    compare(reference_logits, _infer_all(infer, inputs, reference_logits, size), labels, gate)
+                    compare(
+                        reference_logits,
+                        _infer_all(infer, inputs, reference_logits, _cuts(runner, len(inputs), size)),
+                        labels,
+                        gate,
+                    )
                     for infer in _ways_to_infer(runner, bundle)
                 ]
             )
         finite = {
             int(extreme.flat[0]): _finite(runner.infer_outputs(extreme))
-            for extreme in _extreme_inputs(bundle, max(batch_sizes))
+            for extreme in _extreme_inputs(bundle, max(sizes))
         }
+        notes = [*runner.notes, *_notes(inputs, reference_logits)]
+        if len(sizes) < len(batch_sizes):
+            left_out = ", ".join(str(size) for size in batch_sizes if size not in sizes)
+            notes.append(f"not compared at batch sizes outside its profiles: {left_out}")
     return ParityReport(
         format=format,
         precision=precision,
@@ -119,23 +169,23 @@ def verify_format(
         comparison=worst(list(compared.values())),
         by_batch_size=compared,
         extremes_finite=finite,
-        notes=_notes(inputs, reference_logits),
+        notes=tuple(notes),
+        not_run=not_run,
     )
 
 
-def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport]:
+def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport | NotRun]:
     """Compare every format of the bundle at `path` with the logits that its own samples carry."""
     bundle = open_bundle(path)
     samples = bundle.samples()
     if samples.logits is None:
         raise BundleError(f"{bundle.path}: its samples have no expected logits")
-    rows = (samples.inputs, samples.logits, samples.labels)
-    return [verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads) for format in bundle.formats]
+    return verify_formats(bundle, samples.inputs, samples.logits, samples.labels, threads=threads)
 
 
-def require_parity(report: ParityReport) -> None:
-    """Raise GateError unless the report passed, naming each missed gate: what came and what was allowed."""
-    if not report.passed:
+def require_parity(report: ParityReport | NotRun) -> None:
+    """Raise GateError if the report failed, naming each missed gate: what came and what was allowed."""
+    if isinstance(report, ParityReport) and not report.passed:
         lines = "".join(f"\n  {reason}" for reason in report.reasons)
         raise GateError(
             f"format {report.format} ({report.precision}) misses parity gates on {report.rows} rows:{lines}",
@@ -154,15 +204,35 @@ def batches(count: int, batch_size: int) -> list[np.ndarray]:
     return np.split(rows, range(batch_size, len(rows), batch_size))
 
 
+@contextlib.contextmanager
+def _open(bundle: Bundle, format: str, threads: int) -> Iterator[tuple[Runner, str | None]]:
+    """Open the engine of a format or, of bfloat16 where there is none, its arithmetic in float32, and say why."""
+    not_run = None
+    try:
+        opened = open_runner(bundle, format=format, threads=threads)
+    except DeviceError as error:
+        if format != "bf16":
+            raise
+        from export.widened import WidenedRunner  # needs onnx
+
+        opened, not_run = WidenedRunner(bundle, format, threads=threads), error.message
+    with opened as runner:
+        yield runner, not_run
+
+
+def _cuts(runner: Runner, count: int, batch_size: int) -> list[np.ndarray]:
+    """Return `batches`, a partial one filled up where the engine takes none so small."""
+    return [cut if runner.takes_batch(len(cut)) else np.resize(cut, batch_size) for cut in batches(count, batch_size)]
+
+
 def _infer_all(
-    infer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, reference: np.ndarray, batch_size: int
+    infer: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, reference: np.ndarray, cuts: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return logits (N, C) of all rows in batches of `batch_size`; of a row run twice, the worse ones."""
-    cuts = batches(len(inputs), batch_size)
+    """Return logits (N, C) of all rows, cut into batches in their order; of a row run twice, the worse ones."""
     rows, outputs = np.concatenate(cuts), np.concatenate([infer(inputs[cut]) for cut in cuts])
     if outputs.shape != (len(rows), *reference.shape[1:]):
         raise ExportError(
-            f"{len(rows)} rows in batches of {batch_size} gave logits of shape {outputs.shape}; expected "
+            f"{len(rows)} rows in batches of {len(cuts[0])} gave logits of shape {outputs.shape}; expected "
             f"{(len(rows), *reference.shape[1:])}"
         )
     logits = outputs[: len(inputs)].copy()

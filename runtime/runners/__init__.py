@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from runtime.bundle import Bundle
 from runtime.errors import EngineError, MissingExtraError, UsageError
 from runtime.runners.base import Runner
+from runtime.runners.bfloat16 import Bfloat16Runner
 from runtime.runners.onnxruntime import OnnxRuntimeRunner
 from runtime.runners.packed import PackedRunner
 
-# Format of a bundle -> the engine that runs it. A runner imports its engine when it is opened, not before.
-# The fastest comes first.
+# Format of a bundle, or what stands before its first dash -> the engine that runs it. A runner imports its engine when
+# it is opened, not before. The fastest comes first.
 RUNNERS: Mapping[str, type[Runner]] = {
     "packed": PackedRunner,
     "onnx": OnnxRuntimeRunner,
     # Smaller files. On a CPU without instructions for them they are no faster, so they come last.
     "int8": OnnxRuntimeRunner,
     "fp16": OnnxRuntimeRunner,
+    "bf16": Bfloat16Runner,
 }
 BEST = "best"  # in the place of a format: the fastest one of the bundle that runs on this machine
 
@@ -27,23 +29,31 @@ def open_runner(bundle: Bundle, format: str = "onnx", threads: int = 1) -> Runne
 
     format: `best` takes the fastest one that runs here; the runner's `notes` say which others do not.
     Raises UsageError for a format that the bundle or this edgefold lacks, BundleError for an altered or
-    unsafe file, MissingExtraError for an engine that is not installed, EngineError for a model that the
-    engine refuses.
+    unsafe file, MissingExtraError for an engine that is not installed, DeviceError for one whose hardware is not
+    here, EngineError for a model that the engine refuses.
     """
     if format == BEST:
         return _open_best(bundle, threads)
     bundle.format(format)
-    if format not in RUNNERS:
+    kind = _kind(format)
+    if kind not in RUNNERS:
         raise UsageError(
             f"{bundle.path}: no engine for format {format!r}; there are engines for {', '.join(RUNNERS)}",
             remedy="Choose one of these with --format, or install a newer edgefold.",
         )
-    return RUNNERS[format](bundle, format, threads=threads)
+    return RUNNERS[kind](bundle, format, threads=threads)
+
+
+def _kind(format: str) -> str:
+    """Return the key of a format in `RUNNERS`: there may be several engines of a kind, `tensorrt-sm86-fp16`."""
+    return format if format in RUNNERS else format.partition("-")[0]
 
 
 def _open_best(bundle: Bundle, threads: int) -> Runner:
     notes: list[str] = []
-    formats = [format for format in RUNNERS if format in bundle.formats]
+    # Of several engines of a kind, which is the fastest only a measurement could say: the smallest goes first.
+    by_size = sorted(bundle.formats, key=lambda name: bundle.formats[name].size_bytes)
+    formats = [name for kind in RUNNERS for name in by_size if _kind(name) == kind]
     for format in formats:
         try:
             runner = open_runner(bundle, format, threads)
@@ -52,7 +62,7 @@ def _open_best(bundle: Bundle, threads: int) -> Runner:
                 raise
             notes.append(f"{format} does not run here: {error.message}")
             continue
-        runner.notes = tuple(notes)
+        runner.notes = (*runner.notes, *notes)
         return runner
     raise UsageError(
         f"{bundle.path}: no engine for {', '.join(bundle.formats)}; there are ones for {', '.join(RUNNERS)}"

@@ -28,7 +28,7 @@ class OnnxRuntimeRunner(Runner):
     def _prepare_load(self) -> Callable[[], None]:
         engine = _import_engine()
         self.version = engine.__version__
-        model = self.bundle.read_bytes(self.file.file)
+        model = self._read_model()
         header = onnx_header_from_bytes(model, str(self.path))
         refuse_external_data(header, self.path)
         options = engine.SessionOptions()
@@ -38,6 +38,9 @@ class OnnxRuntimeRunner(Runner):
         options.log_severity_level = _ERRORS_ONLY
         self._configure(options, header)
         return functools.partial(self._load, engine, model, options, header)
+
+    def _read_model(self) -> bytes:
+        return self.bundle.read_bytes(self.file.file)
 
     def _configure(self, options: Any, header: OnnxHeader) -> None:
         """Add what the model needs beyond the engine to its session options."""

@@ -36,6 +36,10 @@ class FakeRunner:
     def __init__(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> None:
         self.logits_of = logits_of
         self.sizes: list[int] = []
+        self.notes: tuple[str, ...] = ()
+
+    def takes_batch(self, size: int) -> bool:
+        return True
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         self.sizes.append(len(batch))
