@@ -29,6 +29,7 @@ Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
 SAMPLES = 256  # real inputs that travel with a bundle
+PARITY_VERSION = 2  # of parity.json; 2 added by_class and worst_rows
 PARITY_ROWS = 1000  # test rows that every format is compared on
 
 
@@ -143,7 +144,7 @@ class VariantRun(Stages):
         """
         bundle = self.export()
         kept = self.result("parity.json")
-        if kept is not None and kept["passed"]:
+        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
             return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
@@ -155,11 +156,12 @@ class VariantRun(Stages):
                 self._reference_logits()[rows],
                 test.labels[rows],
                 bundle.batch_sizes,
+                row_ids=test.row_ids[rows],
             )
             for name in bundle.formats
         ]
         result = {
-            "format_version": 1,
+            "format_version": PARITY_VERSION,
             "bundle": _identity(bundle),
             "passed": all(report.passed for report in reports),
             "formats": {report.format: report.to_json() for report in reports},
