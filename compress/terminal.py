@@ -33,6 +33,11 @@ def _console(*, stderr: bool) -> Console:
     return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
+def result_console() -> Console:
+    """Return where results are shown."""
+    return _console(stderr=False)
+
+
 class Narrator:
     """Receives progress and messages: one live line a stage on a terminal, a plain line an epoch elsewhere."""
 

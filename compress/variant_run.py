@@ -29,6 +29,7 @@ Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
 SAMPLES = 256  # real inputs that travel with a bundle
+PARITY_VERSION = 2  # of parity.json; 2 added by_class and worst_rows
 PARITY_ROWS = 1000  # test rows that every format is compared on
 
 
@@ -144,13 +145,20 @@ class VariantRun(Stages):
         bundle = self.export()
         kept = self.result("parity.json")
         # What could not be run may be run now: on another machine, or with another package.
-        if kept is not None and kept["passed"] and not any(form.get("not_run") for form in kept["formats"].values()):
+        current = kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION
+        if kept is not None and current and not any(form.get("not_run") for form in kept["formats"].values()):
             return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
-        reports = verify_formats(bundle, test.inputs[rows], self._reference_logits()[rows], test.labels[rows])
+        reports = verify_formats(
+            bundle,
+            test.inputs[rows],
+            self._reference_logits()[rows],
+            test.labels[rows],
+            row_ids=test.row_ids[rows],
+        )
         result = {
-            "format_version": 1,
+            "format_version": PARITY_VERSION,
             "bundle": _identity(bundle),
             "passed": all(report.passed for report in reports if not isinstance(report, NotRun)),
             "formats": {report.format: report.to_json() for report in reports},

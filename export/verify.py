@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from export.parity import Comparison, Gate, compare, gate_of, worst
+from export.parity import ClassCount, Comparison, Gate, WorstRow, by_class, compare, gate_of, worst, worst_rows
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError, DeviceError, ExportError, GateError, MissingExtraError
 from runtime.rows import shortened
@@ -24,6 +24,7 @@ from runtime.runners.base import Runner
 from runtime.table import LARGEST_NUMBER, MISSING, HashedColumns
 
 WANTED_ROWS = 256  # fewer show little about a one-percent gate
+WORST_ROWS = 8  # that a report names
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ParityReport:
     comparison: the worst over the batch sizes, number by number.
     extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value; of a table by
     the value of its numbers.
+    by_class, worst_rows: of the logits that were worst for each row, at any batch size.
     notes: what limits the result, missed gates apart. not_run: what this machine lacks to run the file itself, where
     its arithmetic was compared by other means.
     """
@@ -44,6 +46,8 @@ class ParityReport:
     comparison: Comparison
     by_batch_size: Mapping[int, Comparison]
     extremes_finite: Mapping[int, bool]
+    by_class: tuple[ClassCount, ...] = ()
+    worst_rows: tuple[WorstRow, ...] = ()
     notes: tuple[str, ...] = ()
     not_run: str | None = None
 
@@ -68,6 +72,8 @@ class ParityReport:
             "comparison": self.comparison.to_json(),
             "by_batch_size": {str(size): each.to_json() for size, each in self.by_batch_size.items()},
             "extremes_finite": {str(value): ok for value, ok in self.extremes_finite.items()},
+            "by_class": [dataclasses.asdict(each) for each in self.by_class],
+            "worst_rows": [_as_lists(dataclasses.asdict(each)) for each in self.worst_rows],
             "notes": list(self.notes),
             "reasons": list(self.reasons),
             "passed": self.passed,
@@ -88,7 +94,13 @@ class NotRun:
 
 
 def verify_formats(
-    bundle: Bundle, inputs: np.ndarray, reference_logits: np.ndarray, labels: np.ndarray, *, threads: int = 1
+    bundle: Bundle,
+    inputs: np.ndarray,
+    reference_logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    row_ids: np.ndarray | None = None,
+    threads: int = 1,
 ) -> list[ParityReport | NotRun]:
     """Compare every format of the bundle with the reference at its batch sizes, as `verify_format` does.
 
@@ -100,7 +112,7 @@ def verify_formats(
     for format, file in bundle.formats.items():
         try:
             rows = (inputs, reference_logits, labels)
-            reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads))
+            reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, row_ids=row_ids, threads=threads))
         except (DeviceError, MissingExtraError) as error:
             obstacles.append(error)
             reports.append(NotRun(format, file.precision, error.message))
@@ -117,14 +129,15 @@ def verify_format(
     labels: np.ndarray,
     batch_sizes: Sequence[int],
     *,
+    row_ids: np.ndarray | None = None,
     gate: Gate | None = None,
     threads: int = 1,
 ) -> ParityReport:
     """Run a format of `bundle` with the device's own runner and compare it with the reference.
 
-    inputs (N, *shape) real rows, reference_logits (N, C), labels (N,). At each of `batch_sizes` every row
-    runs, in full batches and in a partial one, and where the length is dynamic once more in batches as long
-    as their longest text; inputs that are all zero and all at the top of their range must give finite
+    inputs (N, *shape) real rows, reference_logits (N, C), labels and row_ids (N,), by position unless given. At each of
+    `batch_sizes` every row runs, in full batches and in a partial one, and where the length is dynamic once more in
+    batches as long as their longest text; inputs that are all zero and all at the top of their range must give finite
     outputs. `gate` stands in for the format's own, which is that of its precision unless the bundle says another.
     Raises BundleError, ExportError or EngineError where there is nothing to compare; a missed gate is only reported.
     """
@@ -137,22 +150,17 @@ def verify_format(
             f"batch sizes {list(batch_sizes)}; expected as many inputs as rows, and at least one of each"
         )
     compared: dict[int, Comparison] = {}
+    logits: np.ndarray | None = None
     with _open(bundle, format, threads) as (runner, not_run):
         sizes = [size for size in batch_sizes if runner.takes_batch(size)]
         if not sizes:
             raise ExportError(f"{runner.path}: takes none of the batch sizes {list(batch_sizes)}")
         for size in sizes:
-            compared[size] = worst(
-                [
-                    compare(
-                        reference_logits,
-                        _infer_all(infer, inputs, reference_logits, _cuts(runner, len(inputs), size)),
-                        labels,
-                        gate,
-                    )
-                    for infer in _ways_to_infer(runner, bundle)
-                ]
-            )
+            cuts = _cuts(runner, len(inputs), size)
+            came = [_infer_all(infer, inputs, reference_logits, cuts) for infer in _ways_to_infer(runner, bundle)]
+            compared[size] = worst([compare(reference_logits, each, labels, gate) for each in came])
+            for each in came:
+                logits = each if logits is None else _worse_of(logits, each, reference_logits)
         finite = {
             int(extreme.flat[0]): _finite(runner.infer_outputs(extreme))
             for extreme in _extreme_inputs(bundle, max(sizes))
@@ -161,6 +169,7 @@ def verify_format(
         if len(sizes) < len(batch_sizes):
             left_out = ", ".join(str(size) for size in batch_sizes if size not in sizes)
             notes.append(f"not compared at batch sizes outside its profiles: {left_out}")
+    assert logits is not None  # there is a batch size
     return ParityReport(
         format=format,
         precision=precision,
@@ -169,6 +178,10 @@ def verify_format(
         comparison=worst(list(compared.values())),
         by_batch_size=compared,
         extremes_finite=finite,
+        by_class=by_class(reference_logits, logits, labels),
+        worst_rows=worst_rows(
+            reference_logits, logits, labels, np.arange(len(labels)) if row_ids is None else row_ids, WORST_ROWS
+        ),
         notes=tuple(notes),
         not_run=not_run,
     )
@@ -180,7 +193,9 @@ def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport | 
     samples = bundle.samples()
     if samples.logits is None:
         raise BundleError(f"{bundle.path}: its samples have no expected logits")
-    return verify_formats(bundle, samples.inputs, samples.logits, samples.labels, threads=threads)
+    return verify_formats(
+        bundle, samples.inputs, samples.logits, samples.labels, row_ids=samples.row_ids, threads=threads
+    )
 
 
 def require_parity(report: ParityReport | NotRun) -> None:
@@ -235,13 +250,20 @@ def _infer_all(
             f"{len(rows)} rows in batches of {len(cuts[0])} gave logits of shape {outputs.shape}; expected "
             f"{(len(rows), *reference.shape[1:])}"
         )
-    logits = outputs[: len(inputs)].copy()
-    with np.errstate(invalid="ignore"):  # infinity minus infinity; `compare` reports what is not finite
-        for row, again in zip(rows[len(inputs) :], outputs[len(inputs) :], strict=True):
-            # "not better" instead of "worse", so that NaN counts as worse.
-            if not np.abs(again - reference[row]).max() <= np.abs(logits[row] - reference[row]).max():
-                logits[row] = again
+    logits, again = outputs[: len(inputs)].copy(), rows[len(inputs) :]
+    # Row by row: a row may be run again more than once.
+    for row, output in zip(again, outputs[len(inputs) :], strict=True):
+        one = slice(row, row + 1)
+        logits[one] = _worse_of(logits[one], output[None], reference[one])
     return logits
+
+
+def _worse_of(logits: np.ndarray, others: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return of logits (N, C) twice, for each row, those with the larger error."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity; `compare` reports what is not finite
+        error, other = (np.abs(each - reference).max(axis=1) for each in (logits, others))
+    # "not better" instead of "worse", so that NaN counts as worse.
+    return np.where((~(other <= error))[:, None], others, logits)
 
 
 def _ways_to_infer(runner: Runner, bundle: Bundle) -> list[Callable[[np.ndarray], np.ndarray]]:
@@ -249,6 +271,10 @@ def _ways_to_infer(runner: Runner, bundle: Bundle) -> list[Callable[[np.ndarray]
     if not any(bundle.input.free):
         return [runner.infer]
     return [runner.infer, lambda batch: runner.infer(shortened(batch, bundle))]
+
+
+def _as_lists(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(each) if isinstance(each, tuple) else each for key, each in value.items()}
 
 
 def _finite(outputs: Mapping[str, np.ndarray]) -> bool:
