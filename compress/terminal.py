@@ -270,8 +270,10 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         click.echo(json.dumps(list(formats), indent=2))
         return
     table = Table(box=None, pad_edge=False)
+    chosen = [each["engine"]["chosen"] for each in formats]
     for name in (
         "format",
+        *(["engine"] if any(chosen) else []),
         "rows",
         "max error / std",
         "allowed",
@@ -280,11 +282,12 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         "accuracy drop",
         "verdict",
     ):
-        table.add_column(name, justify="left" if name in ("format", "verdict") else "right")
+        table.add_column(name, justify="left" if name in ("format", "engine", "verdict") else "right")
     for form in formats:
         gate, comparison = form["gate"], form["comparison"]
         table.add_row(
             form["format"],
+            *([_engine_cell(form["engine"])] if any(chosen) else []),
             f"{form['rows']:,}",
             "not finite" if comparison["max_error_over_std"] is None else f"{comparison['max_error_over_std']:.2e}",
             f"{gate['max_error_over_std']:.0e}",
@@ -294,6 +297,11 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             "passed" if form["passed"] else "FAILED",
         )
     _console(stderr=False).print(table)
+
+
+def _engine_cell(engine: Mapping[str, Any]) -> str:
+    chosen = engine["chosen"].get("provider") or engine["chosen"].get("precision")
+    return f"{engine['name']}{f' ({chosen})' if chosen else ''}"
 
 
 def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from export.parity import Comparison, Gate, compare, gate_of, worst
+from export.parity import Comparison, Gate, compare, gate_of, looser, worst
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, ExportError, GateError
+from runtime.errors import BundleError, ExportError, GateError, UsageError
+from runtime.manifest import FormatFile
 from runtime.rows import shortened
-from runtime.runners import open_runner
+from runtime.runners import open_runner, runs_on
 from runtime.runners.base import Runner
+from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.table import LARGEST_NUMBER, MISSING, HashedColumns
 
 WANTED_ROWS = 256  # fewer show little about a one-percent gate
@@ -27,12 +29,13 @@ WANTED_ROWS = 256  # fewer show little about a one-percent gate
 
 @dataclass(frozen=True)
 class ParityReport:
-    """One format against its reference at every batch size of the profile.
+    """One format, on one engine, against its reference at every batch size of the profile.
 
     comparison: the worst over the batch sizes, number by number.
     extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value; of a table by
     the value of its numbers.
     notes: what limits the result, missed gates apart.
+    engine: name and version.
     """
 
     format: str
@@ -43,6 +46,13 @@ class ParityReport:
     by_batch_size: Mapping[int, Comparison]
     extremes_finite: Mapping[int, bool]
     notes: tuple[str, ...] = ()
+    choice: EngineChoice = DEFAULT
+    engine: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells the report from those of other formats and engines: `int8`, `int8@openvino`."""
+        return self.choice.key(self.format)
 
     @property
     def passed(self) -> bool:
@@ -58,6 +68,7 @@ class ParityReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "format": self.format,
+            "engine": {"name": self.engine, "chosen": self.choice.to_json()},
             "precision": self.precision,
             "rows": self.rows,
             "batch_sizes": list(self.by_batch_size),
@@ -81,6 +92,7 @@ def verify_format(
     *,
     gate: Gate | None = None,
     threads: int = 1,
+    choice: EngineChoice = DEFAULT,
 ) -> ParityReport:
     """Run a format of `bundle` with the device's own runner and compare it with the reference.
 
@@ -92,14 +104,14 @@ def verify_format(
     """
     form = bundle.format(format)
     precision = form.precision
-    gate = gate or (Gate(**form.gate) if form.gate is not None else gate_of(precision))
+    gate = gate or _gate(form, choice)
     if not len(inputs) or not batch_sizes or len(inputs) != len(reference_logits):
         raise ExportError(
             f"{bundle.path}: {len(inputs)} inputs, {len(reference_logits)} rows of reference logits, "
             f"batch sizes {list(batch_sizes)}; expected as many inputs as rows, and at least one of each"
         )
     compared: dict[int, Comparison] = {}
-    with open_runner(bundle, format=format, threads=threads) as runner:
+    with open_runner(bundle, format=format, threads=threads, choice=choice) as runner:
         for size in batch_sizes:
             compared[size] = worst(
                 [
@@ -119,18 +131,25 @@ def verify_format(
         comparison=worst(list(compared.values())),
         by_batch_size=compared,
         extremes_finite=finite,
-        notes=_notes(inputs, reference_logits),
+        notes=(*runner.notes, *_notes(inputs, reference_logits)),
+        choice=choice,
+        engine=f"{runner.engine} {runner.version}",
     )
 
 
-def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport]:
-    """Compare every format of the bundle at `path` with the logits that its own samples carry."""
+def verify_bundle(path: str | Path, *, threads: int = 1, choice: EngineChoice = DEFAULT) -> list[ParityReport]:
+    """Compare every format of the bundle at `path` that runs on `choice` with the logits that its samples carry."""
     bundle = open_bundle(path)
     samples = bundle.samples()
     if samples.logits is None:
         raise BundleError(f"{bundle.path}: its samples have no expected logits")
     rows = (samples.inputs, samples.logits, samples.labels)
-    return [verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads) for format in bundle.formats]
+    formats = [format for format in bundle.formats if choice == DEFAULT or runs_on(format, choice)]
+    if not formats:
+        raise UsageError(f"{bundle.path}: none of {', '.join(bundle.formats)} runs on {choice.label or choice.engine}")
+    return [
+        verify_format(bundle, format, *rows, bundle.batch_sizes, threads=threads, choice=choice) for format in formats
+    ]
 
 
 def require_parity(report: ParityReport) -> None:
@@ -138,9 +157,15 @@ def require_parity(report: ParityReport) -> None:
     if not report.passed:
         lines = "".join(f"\n  {reason}" for reason in report.reasons)
         raise GateError(
-            f"format {report.format} ({report.precision}) misses parity gates on {report.rows} rows:{lines}",
+            f"format {report.name} ({report.precision}) misses parity gates on {report.rows} rows:{lines}",
             remedy="The files are kept for inspection; do not deploy this form.",
         )
+
+
+def _gate(form: FormatFile, choice: EngineChoice) -> Gate:
+    """Return the gate of a form where it is computed in its own precision, or the looser of the two."""
+    own = Gate(**form.gate) if form.gate is not None else gate_of(form.precision)
+    return looser(own, gate_of(choice.precision)) if choice.precision not in (None, "fp32") else own
 
 
 def batches(count: int, batch_size: int) -> list[np.ndarray]:
