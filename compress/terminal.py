@@ -278,8 +278,10 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         click.echo(json.dumps(list(formats), indent=2))
         return
     table = Table(box=None, pad_edge=False)
+    chosen = any(each["engine"]["chosen"] for each in formats if each["passed"] is not None)
     for name in (
         "format",
+        *(["engine"] if chosen else []),
         "rows",
         "max error / std",
         "allowed",
@@ -288,14 +290,15 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         "accuracy drop",
         "verdict",
     ):
-        table.add_column(name, justify="left" if name in ("format", "verdict") else "right")
+        table.add_column(name, justify="left" if name in ("format", "engine", "verdict") else "right")
     for form in formats:
         if form["passed"] is None:
-            table.add_row(form["format"], *[""] * 6, "not run")
+            table.add_row(form["format"], *[""] * (7 if chosen else 6), "not run")
             continue
         gate, comparison = form["gate"], form["comparison"]
         table.add_row(
             form["format"],
+            *([_engine_cell(form["engine"])] if chosen else []),
             f"{form['rows']:,}",
             "not finite" if comparison["max_error_over_std"] is None else f"{comparison['max_error_over_std']:.2e}",
             f"{gate['max_error_over_std']:.0e}",
@@ -308,6 +311,11 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     for form in formats:
         if why := form.get("not_run"):
             click.echo(f"{form['format']}: not run here: {why}")
+
+
+def _engine_cell(engine: Mapping[str, Any]) -> str:
+    chosen = engine["chosen"].get("provider") or engine["chosen"].get("precision")
+    return f"{engine['name']}{f' ({chosen})' if chosen else ''}"
 
 
 def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
