@@ -140,7 +140,7 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
             source = f"{terms} of {' + '.join(stage.teacher_names)}" if stage.taught_by else terms
             cells = [
                 stage.name,
-                stage.spec.model.kind,
+                stage.spec.model_name,
                 f"{stage.parameters:,}",
                 count(stage.profile.total_macs),
                 logits,
