@@ -305,6 +305,28 @@ def accuracy(
 
 
 @main.command()
+@click.argument("names", nargs=-1, required=True, metavar="RUN...")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write the table here.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it here, as SVG.")
+@runs_option
+@json_option
+def compare(names: tuple[str, ...], runs: Path, csv: Path | None, plot: Path | None, as_json: bool) -> None:
+    """Show which student to ship of several finished runs, or whether two latency results differ.
+
+    RUN is a recipe that was run, or its folder. Of .json files that `edgefold bench --output` wrote, each is compared
+    with the first: the ratio of medians with its 95 % bootstrap interval.
+
+    \b
+    Example:
+      edgefold compare quickstart
+      edgefold compare before.json after.json
+    """
+    from compress.compare_command import compare as compare_results
+
+    compare_results(names, runs, as_json=as_json, csv=csv, plot=plot)
+
+
+@main.command()
 @click.argument("recipe")
 @run_options
 def report(recipe: str, as_json: bool, **options: Any) -> None:

@@ -18,6 +18,7 @@ from compress.units import count, duration, milliseconds, size
 
 if TYPE_CHECKING:
     from compress.analysis.command import VariantAnalysis
+    from compress.choice import Candidate
     from compress.pipeline import Outcome
     from compress.plan import Plan, StagePlan
     from compress.progress import Progress
@@ -420,5 +421,32 @@ def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="left" if name in ("target", "format", "engine", "limits") else "right")
+        table.add_column(
+            name,
+            justify="left" if name in ("target", "format", "engine", "limits", "student", "not beaten") else "right",
+        )
     return table
+
+
+def print_candidates(candidates: Sequence[Candidate]) -> None:
+    """Show what was measured of several runs, those that no other beats marked, then which one to ship."""
+    from compress.choice import front, sentences
+
+    best = front(candidates)
+    table = _table("target", "student", "size", "p50", "p90", "accuracy", "95 % interval", "limits", "not beaten")
+    for each in sorted(candidates, key=lambda each: (each.target, each.p50_ms)):
+        table.add_row(
+            each.target,
+            each.label,
+            size(each.size_bytes),
+            milliseconds(each.p50_ms),
+            milliseconds(each.p90_ms),
+            f"{100 * each.accuracy:.2f} %",
+            f"{100 * each.low:.2f} – {100 * each.high:.2f}",
+            "parity FAILED" if not each.parity else "; ".join(each.limits_missed),
+            "yes" if each in best else "",
+        )
+    console = _console(stderr=False)
+    console.print(table)
+    for sentence in sentences(candidates):
+        console.print(sentence, soft_wrap=True)
