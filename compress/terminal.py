@@ -270,7 +270,7 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         click.echo(json.dumps(list(formats), indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    chosen = [each["engine"]["chosen"] for each in formats]
+    chosen = [each["engine"]["chosen"] for each in formats if "engine" in each]  # absent in files of earlier versions
     for name in (
         "format",
         *(["engine"] if any(chosen) else []),
@@ -287,7 +287,7 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         gate, comparison = form["gate"], form["comparison"]
         table.add_row(
             form["format"],
-            *([_engine_cell(form["engine"])] if any(chosen) else []),
+            *([_engine_cell(form.get("engine"))] if any(chosen) else []),
             f"{form['rows']:,}",
             "not finite" if comparison["max_error_over_std"] is None else f"{comparison['max_error_over_std']:.2e}",
             f"{gate['max_error_over_std']:.0e}",
@@ -299,7 +299,9 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     _console(stderr=False).print(table)
 
 
-def _engine_cell(engine: Mapping[str, Any]) -> str:
+def _engine_cell(engine: Mapping[str, Any] | None) -> str:
+    if engine is None:
+        return ""
     chosen = engine["chosen"].get("provider") or engine["chosen"].get("precision")
     return f"{engine['name']}{f' ({chosen})' if chosen else ''}"
 
