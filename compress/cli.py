@@ -188,24 +188,46 @@ def export(recipe: str, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("target")
+@click.option("--against", metavar="FILE or FORMAT", help="Compare with it and name the node that departs.")
+@click.option("--format", "format_name", metavar="NAME", help="With --against: the bundle's format to judge.")
+@click.option("--data", type=click.Path(path_type=Path), help="With --against: .npz with inputs, labels, row_ids.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="With --against: the bundle whose samples are run.")
+@click.option("--tolerance", type=click.FloatRange(min=0), help="With --against: of values on the way.")
 @engine_options
 @run_options
 def verify(
-    target: str, as_json: bool, engine: str | None, provider: str | None, precision: str | None, **options: Any
-) -> None:
+    target: str, against: str | None, format_name: str | None, data: Path | None, bundle: Path | None,
+    tolerance: float | None, as_json: bool, engine: str | None, provider: str | None, precision: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Prove that every exported format is the model that was trained.
 
     TARGET is a recipe (compared with torch on test rows) or a bundle folder (compared with its own samples; no torch).
+    With --against it is an ONNX file, or a bundle with --format: both models run with all their values as outputs.
 
     \b
     Example:
       edgefold verify quickstart
       edgefold verify runs/quickstart/bundle
+      edgefold verify runs/quickstart/bundle --format int8 --against onnx
+      edgefold verify mine.onnx --against other.onnx --data rows.npz
       edgefold verify runs/quickstart/bundle --engine openvino
     """
     from compress import terminal
     from runtime.runners.choice import EngineChoice
 
+    if against is not None:
+        from compress.against import verify_against
+        from compress.against_text import print_verdict, require_agreement
+
+        verdict = verify_against(
+            Path(target), against, format=format_name, data=data, bundle=bundle, tolerance=tolerance
+        )
+        print_verdict(verdict, as_json)
+        require_agreement(verdict)
+        return
+    if any(option is not None for option in (format_name, data, bundle, tolerance)):
+        raise UsageError("--format, --data, --bundle and --tolerance go with --against", "Add it.")
     choice = EngineChoice(engine, provider, precision)  # type: ignore[arg-type]  # it checks the names
     if _is_bundle(target):
         from export.verify import require_parity, verify_bundle

@@ -15,6 +15,8 @@ from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
 
+Verdict = Literal["passed", "failed", "not run"]
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -37,6 +39,7 @@ class Row:
     deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
     multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file, `engine` what it
     ran on, empty for its own; `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
+    `not_run`: what this machine lacks to run the file; its accuracies are then those of the stage and not shown.
     """
 
     name: str
@@ -57,7 +60,8 @@ class Row:
     p50_ms: float | None = None
     p90_ms: float | None = None
     latency_note: str = ""
-    parity: Literal["passed", "failed"] | None = None
+    parity: Verdict | None = None
+    not_run: str | None = None
     format: str | None = None
     engine: str = ""
     quantization: Mapping[str, Any] | None = None
@@ -92,7 +96,7 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
         what="stage",
         variant=variant_name(first.plan),
         settings=first.plan.variant.settings,
-        model=stage.spec.model.kind,
+        model=stage.spec.model_name,
         parameters=stage.parameters,
         macs=stage.profile.total_macs,
         teachers=stage.teachers,
@@ -116,12 +120,14 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
         # A seed that missed its parity gate was not measured: torch's figure stands in, so that the seeds stay equal.
         tests = [run.result(f"accuracy.{key}.json") or run.artifacts[stage.name].metrics["test"] for run in group]
         bench = next(iter(first.benches(format_name, choice).values()), None)
+        results = [run.result("parity.json") for run in group]
+        parities = [result["formats"][key] for result in results if result and key in result["formats"]]
         yield Row(
             name=f"{stage.name} · {key}",
             what="export",
             variant=variant_name(first.plan),
             settings=first.plan.variant.settings,
-            model=stage.spec.model.kind,
+            model=stage.spec.model_name,
             parameters=stage.parameters,
             macs=stage.profile.total_macs,
             teachers=stage.teachers,
@@ -132,7 +138,8 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             p50_ms=_percentile_ms(bench, "p50"),
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
-            parity=_parity([run.result("parity.json") for run in group], key),
+            parity=_parity(parities),
+            not_run=next((why for parity in parities if (why := parity.get("not_run"))), None),
             format=format_name,
             engine=choice.label,
             quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
@@ -140,9 +147,11 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
         )
 
 
-def _parity(parities: Sequence[Mapping[str, Any] | None], key: str) -> Literal["passed", "failed"] | None:
-    verdicts = [parity["formats"][key]["passed"] for parity in parities if parity and key in parity["formats"]]
-    return None if not verdicts else "passed" if all(verdicts) else "failed"
+def _parity(parities: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    verdicts = [parity["passed"] for parity in parities]
+    if not verdicts:
+        return None
+    return "failed" if False in verdicts else "not run" if None in verdicts else "passed"
 
 
 def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -78,6 +78,10 @@ class Runner(ABC):
         self._check_input(batch)
         return self._engine_call(np.ascontiguousarray(batch))
 
+    def takes_batch(self, size: int) -> bool:
+        """Return whether the engine runs `size` rows at once; most run any number."""
+        return True
+
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the class logits (N, C). Raises DataError for a batch that does not fit, EngineError."""
         return self.infer_outputs(batch)[self.bundle.outputs[0].name]

@@ -38,7 +38,7 @@ class OnnxRuntimeRunner(Runner):
         engine = _import_engine()
         self.version = engine.__version__
         self._provider = BY_NAME[self.choice.provider or "cpu"]
-        model = self.bundle.read_bytes(self.file.file)
+        model = self._read_model()
         header = onnx_header_from_bytes(model, str(self.path))
         refuse_external_data(header, self.path)
         options = engine.SessionOptions()
@@ -49,6 +49,9 @@ class OnnxRuntimeRunner(Runner):
         providers = self._providers(engine, options)
         self._configure(options, header)
         return functools.partial(self._load, engine, model, options, providers, header)
+
+    def _read_model(self) -> bytes:
+        return self.bundle.read_bytes(self.file.file)
 
     def _configure(self, options: Any, header: OnnxHeader) -> None:
         """Add what the model needs beyond the engine to its session options."""
