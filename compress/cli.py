@@ -108,6 +108,28 @@ scale_option = click.option(
 )  # fmt: skip
 
 
+def engine_options(function: Function) -> Function:
+    """Add the options that say on what a model runs, for `_engine_arguments`."""
+    for option in (
+        click.option("--precision", metavar="NAME", help="What OpenVINO computes in: fp32 (default) or bf16."),
+        click.option(
+            "--provider", metavar="NAME",
+            help="What ONNX Runtime runs on: cpu (default), cuda, tensorrt, nv-tensorrt-rtx, openvino, xnnpack, "
+            "coreml, qnn; refused where it would fall back to the CPU.",
+        ),
+        click.option(
+            "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine."
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _engine_arguments(options: dict[str, Any]) -> list[Any]:
+    given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
+
+
 def selection_options(function: Function) -> Function:
     """Add the options that say which of a recipe's runs are meant."""
     for option in (scale_option, variant_option, seed_option):
@@ -180,10 +202,12 @@ def export(recipe: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="With --against: .npz with inputs, labels, row_ids.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="With --against: the bundle whose samples are run.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="With --against: of values on the way.")
+@engine_options
 @run_options
 def verify(
     target: str, against: str | None, format_name: str | None, data: Path | None, bundle: Path | None,
-    tolerance: float | None, as_json: bool, **options: Any,
+    tolerance: float | None, as_json: bool, engine: str | None, provider: str | None, precision: str | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Prove that every exported format is the model that was trained.
 
@@ -196,8 +220,10 @@ def verify(
       edgefold verify runs/quickstart/bundle
       edgefold verify runs/quickstart/bundle --format int8 --against onnx
       edgefold verify mine.onnx --against other.onnx --data rows.npz
+      edgefold verify runs/quickstart/bundle --engine openvino
     """
     from compress import terminal
+    from runtime.runners.choice import EngineChoice
 
     if against is not None:
         from compress.against import verify_against
@@ -211,14 +237,20 @@ def verify(
         return
     if any(option is not None for option in (format_name, data, bundle, tolerance)):
         raise UsageError("--format, --data, --bundle and --tolerance go with --against", "Add it.")
+    choice = EngineChoice(engine, provider, precision)  # type: ignore[arg-type]  # it checks the names
     if _is_bundle(target):
         from export.verify import require_parity, verify_bundle
 
-        reports = verify_bundle(Path(target))
+        reports = verify_bundle(Path(target), choice=choice)
         terminal.print_parity([report.to_json() for report in reports], as_json)
         for report in reports:
             require_parity(report)
         return
+    if choice != EngineChoice():
+        raise UsageError(
+            "--engine, --provider and --precision are for a bundle; a recipe's engines are those of its benchmark",
+            "Name the bundle folder, or write `benchmark: [local, {local: {engine: openvino}}]` in the recipe.",
+        )
     plans, settings = _prepare(target, **options)
     from compress.pipeline import run_plans
     from compress.stages import run_folder
@@ -242,6 +274,7 @@ def verify(
     show_default=True,
     help="Which of the bundle's formats, or best: the fastest that runs here.",
 )
+@engine_options
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
@@ -256,9 +289,11 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
     \b
     Example:
       edgefold bench runs/quickstart/bundle --threads 2
+      edgefold bench runs/quickstart/bundle --engine openvino
     """
     arguments = [
         *("--format", options["format_name"], "--threads", options["threads"], "--batch", options["batch"]),
+        *_engine_arguments(options),
         *(["--quick"] if quick else []),
     ]
     _device_side("bench", _bundle_of(target, runs), arguments, output, as_json)
@@ -278,6 +313,7 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
     type=click.Path(path_type=Path),
     help=".npz with inputs, labels, row_ids [default: the run's test rows].",
 )
+@engine_options
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
@@ -295,7 +331,7 @@ def accuracy(target: str, runs: Path, as_json: bool, output: Path | None, data: 
     bundle = _bundle_of(target, runs)
     rows = bundle.parent / "test_rows.npz"
     source = data or (rows if rows.exists() else None)
-    arguments = ["--format", options["format_name"], "--threads", options["threads"]]
+    arguments = ["--format", options["format_name"], "--threads", options["threads"], *_engine_arguments(options)]
     arguments += ["--data", source] if source else []
     arguments += ["--limit", options["limit"]] if options["limit"] else []
     _device_side("accuracy", bundle, arguments, output, as_json)

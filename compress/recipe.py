@@ -15,6 +15,7 @@ from compress.models import MODELS, ModelSpec
 from compress.objectives import OBJECTIVES, TermSpec
 from compress.optimization import OPTIMIZERS, SCHEDULES, AdamSpec, ConstantSpec, OptimizerSpec, ScheduleSpec
 from compress.published import ExpectSpec, PublishedSpec
+from compress.quantize import QuantizedSpec, QuantizeSpec
 from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
@@ -78,11 +79,13 @@ class LabelsSpec(Spec):
 class StageSpec(Spec):
     """One training stage: a model, its head, what it learns from, and what it should reach.
 
+    quantize: train the model on grids of few bits (`compress.quantize`), best from the weights of a float stage.
     teacher: an earlier stage or a ready-made one (`compress.ready_made`), or several whose logits become one by
     `ensemble`: their mean, or their sum as in the published code of Kim et al. 2021.
     """
 
     model: Annotated[ModelSpec, OneOf("model", MODELS)]
+    quantize: QuantizeSpec | None = None
     subclasses: int = Field(1, ge=1, le=4096)
     teacher: Annotated[tuple[TeacherName, ...], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     ensemble: EnsembleLogits | None = None
@@ -91,6 +94,16 @@ class StageSpec(Spec):
     objective: Objective
     train: TrainSpec = TrainSpec()
     expect: ExpectSpec | None = None
+
+    @property
+    def network(self) -> ModelSpec:
+        """Return what is trained: the model, or its quantised form."""
+        return QuantizedSpec(model=self.model, quantize=self.quantize) if self.quantize else self.model
+
+    @property
+    def model_name(self) -> str:
+        """Return what tables call the model: its kind, and bits of weights and activations where it is quantised."""
+        return f"{self.model.kind} {self.quantize}" if self.quantize else self.model.kind
 
     @property
     def teachers(self) -> tuple[str, ...]:

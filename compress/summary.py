@@ -15,6 +15,8 @@ from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
 
+Verdict = Literal["passed", "failed", "not run"]
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -36,7 +38,8 @@ class Row:
     With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
     deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
     multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file,
-    `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
+    `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`). `not_run`: what this machine
+    lacks to run the file; its accuracies are then those of the stage and not shown.
     """
 
     name: str
@@ -57,7 +60,8 @@ class Row:
     p50_ms: float | None = None
     p90_ms: float | None = None
     latency_note: str = ""
-    parity: Literal["passed", "failed"] | None = None
+    parity: Verdict | None = None
+    not_run: str | None = None
     format: str | None = None
     quantization: Mapping[str, Any] | None = None
     expectation: Expectation | None = None
@@ -91,7 +95,7 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
         what="stage",
         variant=variant_name(first.plan),
         settings=first.plan.variant.settings,
-        model=stage.spec.model.kind,
+        model=stage.spec.model_name,
         parameters=stage.parameters,
         macs=stage.profile.total_macs,
         teachers=stage.teachers,
@@ -116,12 +120,14 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             run.result(f"accuracy.{format_name}.json") or run.artifacts[stage.name].metrics["test"] for run in group
         ]
         bench = next(iter(first.benches(format_name).values()), None)
+        results = [run.result("parity.json") for run in group]
+        parities = [result["formats"][format_name] for result in results if result]
         yield Row(
             name=f"{stage.name} · {format_name}",
             what="export",
             variant=variant_name(first.plan),
             settings=first.plan.variant.settings,
-            model=stage.spec.model.kind,
+            model=stage.spec.model_name,
             parameters=stage.parameters,
             macs=stage.profile.total_macs,
             teachers=stage.teachers,
@@ -132,16 +138,19 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             p50_ms=_percentile_ms(bench, "p50"),
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
-            parity=_parity([run.result("parity.json") for run in group], format_name),
+            parity=_parity(parities),
+            not_run=next((why for parity in parities if (why := parity.get("not_run"))), None),
             format=format_name,
             quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
             **_accuracy(tests),
         )
 
 
-def _parity(parities: Sequence[Mapping[str, Any] | None], format_name: str) -> Literal["passed", "failed"] | None:
-    verdicts = [parity["formats"][format_name]["passed"] for parity in parities if parity]
-    return None if not verdicts else "passed" if all(verdicts) else "failed"
+def _parity(parities: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    verdicts = [parity["passed"] for parity in parities]
+    if not verdicts:
+        return None
+    return "failed" if False in verdicts else "not run" if None in verdicts else "passed"
 
 
 def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _plan_table(plans: Sequence[Plan], runs: Path) -> Table:
             source = f"{terms} of {' + '.join(stage.teacher_names)}" if stage.taught_by else terms
             cells = [
                 stage.name,
-                stage.spec.model.kind,
+                stage.spec.model_name,
                 f"{stage.parameters:,}",
                 count(stage.profile.total_macs),
                 logits,
@@ -165,6 +165,9 @@ def print_outcome(outcome: Outcome, recipe: str, until: str, as_json: bool) -> N
         return
     console = _console(stderr=False)
     console.print(result_table(outcome.rows))
+    for row in outcome.rows:
+        if row.not_run:
+            console.print(f"{row.name}: not run here: {row.not_run}", soft_wrap=True, highlight=False)
     for row in outcome.rows:
         if row.quantization and any(layer["damage"] is not None for layer in row.quantization["layers"]):
             console.print()
@@ -224,9 +227,9 @@ def _cells(row: Row) -> list[str]:
     return [
         row.name,
         f"{row.parameters:,}",
-        f"{100 * row.mean:.2f}{spread} %",
-        f"{100 * row.low:.2f} – {100 * row.high:.2f}",
-        "" if row.agreement_with_teacher is None else f"{100 * row.agreement_with_teacher:.2f} %",
+        "" if row.not_run else f"{100 * row.mean:.2f}{spread} %",
+        "" if row.not_run else f"{100 * row.low:.2f} – {100 * row.high:.2f}",
+        "" if row.not_run or row.agreement_with_teacher is None else f"{100 * row.agreement_with_teacher:.2f} %",
         size(row.size_bytes),
         milliseconds(row.p50_ms) + row.latency_note,
         milliseconds(row.p90_ms),
@@ -275,8 +278,10 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         click.echo(json.dumps(list(formats), indent=2))
         return
     table = Table(box=None, pad_edge=False)
+    chosen = any(each["engine"]["chosen"] for each in formats if each["passed"] is not None)
     for name in (
         "format",
+        *(["engine"] if chosen else []),
         "rows",
         "max error / std",
         "allowed",
@@ -285,11 +290,15 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         "accuracy drop",
         "verdict",
     ):
-        table.add_column(name, justify="left" if name in ("format", "verdict") else "right")
+        table.add_column(name, justify="left" if name in ("format", "engine", "verdict") else "right")
     for form in formats:
+        if form["passed"] is None:
+            table.add_row(form["format"], *[""] * (7 if chosen else 6), "not run")
+            continue
         gate, comparison = form["gate"], form["comparison"]
         table.add_row(
             form["format"],
+            *([_engine_cell(form["engine"])] if chosen else []),
             f"{form['rows']:,}",
             "not finite" if comparison["max_error_over_std"] is None else f"{comparison['max_error_over_std']:.2e}",
             f"{gate['max_error_over_std']:.0e}",
@@ -299,6 +308,14 @@ def print_parity(formats: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             "passed" if form["passed"] else "FAILED",
         )
     _console(stderr=False).print(table)
+    for form in formats:
+        if why := form.get("not_run"):
+            click.echo(f"{form['format']}: not run here: {why}")
+
+
+def _engine_cell(engine: Mapping[str, Any]) -> str:
+    chosen = engine["chosen"].get("provider") or engine["chosen"].get("precision")
+    return f"{engine['name']}{f' ({chosen})' if chosen else ''}"
 
 
 def print_check(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:

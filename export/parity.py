@@ -31,6 +31,7 @@ GATES: Mapping[str, Gate] = {
     "fp32": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "packed": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "fp16": Gate(max_error_over_std=2e-2, top1_agreement=0.99, metric_drop_points=0.1),
+    "bf16": Gate(max_error_over_std=1e-1, top1_agreement=0.98, metric_drop_points=0.3),
     "int8": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
 }
 # Both of two logits may be off by as much as two engines of float32 differ: a row decided by less is a tie.
@@ -74,6 +75,15 @@ def gate_of(precision: str) -> Gate:
     if precision not in GATES:
         raise BundleError(f"precision '{precision}' has no parity gate; there are gates for {', '.join(GATES)}")
     return GATES[precision]
+
+
+def looser(gate: Gate, other: Gate) -> Gate:
+    """Return what is allowed by either gate, number by number."""
+    return Gate(
+        max_error_over_std=max(gate.max_error_over_std, other.max_error_over_std),
+        top1_agreement=min(gate.top1_agreement, other.top1_agreement),
+        metric_drop_points=max(gate.metric_drop_points, other.metric_drop_points),
+    )
 
 
 def compare(reference_logits: np.ndarray, logits: np.ndarray, labels: np.ndarray, gate: Gate) -> Comparison:
