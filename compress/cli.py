@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from compress.ready_options import export_ready, ready_student_options
 from runtime.errors import BundleError, DataError, EdgefoldError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -183,15 +184,23 @@ def train(recipe: str, stage: str | None, as_json: bool, **options: Any) -> None
 
 
 @main.command()
-@click.argument("recipe")
+@click.argument("recipe", required=False)
+@ready_student_options
 @run_options
-def export(recipe: str, as_json: bool, **options: Any) -> None:
+def export(recipe: str | None, as_json: bool, **options: Any) -> None:
     """Write the bundle of a recipe's deployed stage; trains what is missing.
+
+    With --weights it is the bundle of a student that was trained elsewhere, proven in the same way.
 
     \b
     Example:
       edgefold export quickstart
+      edgefold export --weights student.safetensors --model wrn:16-2 --input 32x32x3 --classes 10 \\
+        --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --data rows.npz --formats onnx,int8 --output bundle
     """
+    if export_ready(recipe, as_json, options):
+        return
+    assert recipe is not None  # export_ready refused
     _run(recipe, "export", as_json, **options)
 
 
