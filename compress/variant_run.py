@@ -151,9 +151,9 @@ class VariantRun(Stages):
         cases = self.cases()
         kept = self.result("parity.json")
         # What could not be run may be run now: on another machine, or with another package.
-        current = kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION
-        if kept is not None and current and set(kept["formats"]) == {choice.key(name) for name, choice in cases}:
-            if not any(form.get("not_run") for form in kept["formats"].values()):
+        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
+            same = set(kept["formats"]) == {choice.key(name) for name, choice in cases}
+            if same and not any(form.get("not_run") for form in kept["formats"].values()):
                 return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
