@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from compress.datasets import Declaration, declare
 from compress.models import Shapes, has_binary_layers, shapes_of
+from compress.models.binary import BinarySpec
 from compress.objectives import Heads
 from compress.published import PublishedSpec
 from compress.ready_made import ArtifactTeacherSpec, OnnxTeacherSpec, ReadyMade
@@ -81,7 +82,7 @@ def _teacher_shapes(teacher: StageSpec | ReadyMade, declaration: Declaration) ->
 def _shapes(stage: StageSpec, declaration: Declaration) -> Shapes | None:
     if declaration.signature is None or declaration.classes is None:
         return None
-    return shapes_of(stage.model, signature=declaration.signature, outputs=declaration.classes * stage.subclasses)
+    return shapes_of(stage.network, signature=declaration.signature, outputs=declaration.classes * stage.subclasses)
 
 
 Found = tuple[Path, str, str]
@@ -203,6 +204,13 @@ def _ensemble_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[
 
 def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     stage = recipe.stages[name]
+    if stage.quantize and isinstance(stage.model, BinarySpec):
+        yield (
+            ("stages", name, "quantize"),
+            f"quantize is for real-valued models, and {stage.model.kind} has bits of its own",
+            "Write them as options of the model, `weights: int4, activations: int8`, or take another model.",
+        )
+        return
     try:
         # Whether a model takes the input does not hang on the number of classes, which only the files may tell.
         _shapes(stage, replace(declaration, classes=declaration.classes or 2))
@@ -221,7 +229,7 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
             yield ("stages", name, "objective", i), f"{term.kind}: {problem}", ""
     yield from _format_problems(recipe, name, declaration)
     source = recipe.stages.get(stage.init_from or "")
-    if source and not (stage.model.takes_weights_of(source.model) and source.subclasses == stage.subclasses):
+    if source and not (stage.network.takes_weights_of(source.network) and source.subclasses == stage.subclasses):
         yield (
             ("stages", name, "init_from"),
             f"'{stage.init_from}' has another model or head, so its weights do not fit",
@@ -238,6 +246,13 @@ def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Ite
     )
     if signature is None or not (binary_only or real_only):
         return
+    quantize = recipe.stages[name].quantize
+    if quantize and real_only:
+        yield (
+            ("export", "formats"),
+            f"{' and '.join(real_only)} would round once more what stage '{name}' was trained to round",
+            "Leave it out: `onnx` of a quantised stage is INT8 already.",
+        )
     binary = has_binary_layers(model, signature=signature, outputs=2)
     if binary and real_only:
         yield (
