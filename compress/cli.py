@@ -124,6 +124,27 @@ def engine_options(function: Function) -> Function:
     return function
 
 
+def file_options(function: Function) -> Function:
+    """Add the options that describe an ONNX file without a bundle, for `_file_arguments`."""
+    for option in (
+        click.option("--max-size", type=click.IntRange(min=1), metavar="MIB",
+                     help="Of an ONNX file: the largest that is read  [default: 2048]"),
+        click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
+                     help="Of an ONNX file: sizes that it leaves open, by input or output; may be repeated."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _file_arguments(options: dict[str, Any]) -> list[Any]:
+    shapes = [part for shape in options["shapes"] for part in ("--shape", shape)]
+    return shapes + (["--max-size", options["max_size"]] if options["max_size"] else [])
+
+
+def _format_arguments(options: dict[str, Any]) -> list[Any]:
+    return ["--format", options["format_name"]] if options["format_name"] else []
+
+
 def _engine_arguments(options: dict[str, Any]) -> list[Any]:
     given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
     return [part for name, value in given.items() for part in (f"--{name}", value)]
@@ -261,11 +282,11 @@ def verify(
 @click.option(
     "--format",
     "format_name",
-    default="onnx",
-    show_default=True,
-    help="Which of the bundle's formats, or best: the fastest that runs here.",
+    help="Which of the bundle's formats, or best: the fastest that runs here  [default: onnx]",
 )
 @engine_options
+@file_options
+@click.option("--data", type=click.Path(path_type=Path), help=".npz with inputs, labels, row_ids [default: samples].")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
@@ -275,16 +296,20 @@ def verify(
 def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bool, **options: Any) -> None:
     """Measure the latency of a bundle on this machine.
 
-    TARGET is a bundle folder or a recipe that was run.
+    TARGET is a bundle folder, a recipe that was run, or the ONNX file of any classifier, with made-up inputs.
 
     \b
     Example:
       edgefold bench runs/quickstart/bundle --threads 2
       edgefold bench runs/quickstart/bundle --engine openvino
+      edgefold bench mine.onnx --shape input=1x3x224x224
     """
     arguments = [
-        *("--format", options["format_name"], "--threads", options["threads"], "--batch", options["batch"]),
+        *_format_arguments(options),
+        *("--threads", options["threads"], "--batch", options["batch"]),
         *_engine_arguments(options),
+        *_file_arguments(options),
+        *(["--data", options["data"]] if options["data"] else []),
         *(["--quick"] if quick else []),
     ]
     _device_side("bench", _bundle_of(target, runs), arguments, output, as_json)
@@ -295,9 +320,7 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
 @click.option(
     "--format",
     "format_name",
-    default="onnx",
-    show_default=True,
-    help="Which of the bundle's formats, or best: the fastest that runs here.",
+    help="Which of the bundle's formats, or best: the fastest that runs here  [default: onnx]",
 )
 @click.option(
     "--data",
@@ -305,6 +328,7 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
     help=".npz with inputs, labels, row_ids [default: the run's test rows].",
 )
 @engine_options
+@file_options
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
@@ -313,16 +337,18 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
 def accuracy(target: str, runs: Path, as_json: bool, output: Path | None, data: Path | None, **options: Any) -> None:
     """Measure the accuracy of a bundle with the engine that a device runs.
 
-    TARGET is a bundle folder or a recipe that was run.
+    TARGET is a bundle folder, a recipe that was run, or the ONNX file of any classifier with --data.
 
     \b
     Example:
       edgefold accuracy quickstart
+      edgefold accuracy mine.onnx --data rows.npz
     """
     bundle = _bundle_of(target, runs)
     rows = bundle.parent / "test_rows.npz"
-    source = data or (rows if rows.exists() else None)
-    arguments = ["--format", options["format_name"], "--threads", options["threads"], *_engine_arguments(options)]
+    source = data or (rows if bundle.is_dir() and rows.exists() else None)
+    arguments = [*_format_arguments(options), "--threads", options["threads"]]
+    arguments += [*_engine_arguments(options), *_file_arguments(options)]
     arguments += ["--data", source] if source else []
     arguments += ["--limit", options["limit"]] if options["limit"] else []
     _device_side("accuracy", bundle, arguments, output, as_json)
@@ -546,8 +572,8 @@ def _is_bundle(target: str) -> bool:
 
 
 def _bundle_of(target: str, runs: Path) -> Path:
-    """Return the bundle folder of a bundle path or of a recipe that was run."""
-    if Path(target).is_dir():
+    """Return the bundle folder of a bundle path or of a recipe that was run; an ONNX file stays what it is."""
+    if Path(target).is_dir() or Path(target).suffix == ".onnx":
         return Path(target)
     if Path(target).name == "bundle":
         raise BundleError(f"{target}: no such folder", "Name a bundle folder, or a recipe that was run.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,11 +150,8 @@ class VariantRun(Stages):
         bundle = self.export()
         cases = self.cases()
         kept = self.result("parity.json")
-        # What could not be run may be run now: on another machine, or with another package.
-        current = kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION
-        if kept is not None and current and set(kept["formats"]) == {choice.key(name) for name, choice in cases}:
-            if not any(form.get("not_run") for form in kept["formats"].values()):
-                return kept
+        if kept is not None and _still_holds(kept, cases):
+            return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
         reports = verify_formats(
@@ -254,6 +251,16 @@ class VariantRun(Stages):
 def _identity(bundle: Bundle) -> dict[str, str]:
     """Return what a result file says of the bundle that it belongs to."""
     return {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum}
+
+
+def _still_holds(parity: Mapping[str, Any], cases: Sequence[tuple[str, EngineChoice]]) -> bool:
+    """Return whether a result of earlier is of these cases. What could not be run may be run now."""
+    return (
+        parity["passed"]
+        and parity["format_version"] == PARITY_VERSION
+        and set(parity["formats"]) == {choice.key(name) for name, choice in cases}
+        and not any(form.get("not_run") for form in parity["formats"].values())
+    )
 
 
 def _label(bench: Mapping[str, Any]) -> str:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import EdgefoldError, UsageError
 
 if TYPE_CHECKING:
+    from runtime.bundle import Bundle
     from runtime.runners.choice import EngineChoice
 
 INTERRUPTED = 130
+DEFAULT_FORMAT = "onnx"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,12 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def bench(options: argparse.Namespace) -> None:
     from runtime import display, measure
     from runtime.bench import benchmark
-    from runtime.bundle import open_bundle
+    from runtime.rows import check_rows, read_rows
 
     _check_output(options.output)
+    bundle = _opened(options)
+    rows = None
+    if options.data is not None:
+        rows = read_rows(options.data)
+        check_rows(rows, bundle, str(options.data))
     result = benchmark(
-        open_bundle(options.bundle),
-        format=options.format,
+        bundle,
+        format=_format(bundle, options),
+        rows=rows,
         threads=options.threads,
         batch=options.batch,
         choice=_choice(options),
@@ -63,16 +71,20 @@ def bench(options: argparse.Namespace) -> None:
 def accuracy(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.accuracy import evaluate, read_reference, reference_from_logits
-    from runtime.bundle import open_bundle
     from runtime.rows import read_rows
     from runtime.runners import open_runner
 
     _check_output(options.output)
-    bundle = open_bundle(options.bundle)
+    bundle = _opened(options)
+    if options.data is None and not bundle.samples_file:
+        raise UsageError(
+            f"{options.bundle}: a model without a bundle has no labelled rows",
+            remedy="Give them: --data ROWS.npz with inputs, labels, row_ids (numpy.savez).",
+        )
     rows = bundle.samples() if options.data is None else read_rows(options.data)
     rows = rows if options.limit is None else rows.first(options.limit)
     reference = reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
-    with open_runner(bundle, options.format, options.threads, _choice(options)) as runner:
+    with open_runner(bundle, _format(bundle, options), options.threads, _choice(options)) as runner:
         _note(runner.notes)
         result = evaluate(
             runner,
@@ -123,7 +135,7 @@ def classify(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     featuriser_of(bundle)  # or it is refused before texts are waited for
     texts = [text for given in options.texts for text in (_lines_of_stdin() if given == "-" else [given])]
-    with open_runner(bundle, options.format, options.threads, _choice(options)) as runner:
+    with open_runner(bundle, _format(bundle, options), options.threads, _choice(options)) as runner:
         _note(runner.notes)
         classified = classify(runner, texts)
     _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
@@ -134,6 +146,24 @@ def ops(options: argparse.Namespace) -> None:
 
     document = {"kind": "ops", "library": str(library_path()), "instruction_set": instruction_set()}
     _finish(document, lambda: f"{document['library']}\n{document['instruction_set']}", options)
+
+
+def _opened(options: argparse.Namespace) -> Bundle:
+    """Open a bundle's folder, or an ONNX file without one."""
+    from runtime.bare_model import is_bare_model, open_model, shape_from_text
+    from runtime.bundle import open_bundle
+
+    if is_bare_model(options.bundle):
+        shapes = dict(map(shape_from_text, options.shape or ()))
+        return open_model(options.bundle, shapes, most_bytes=options.max_size << 20)
+    if options.shape:
+        raise UsageError(f"--shape is for an ONNX file; {options.bundle} says its shapes itself")
+    return open_bundle(options.bundle)
+
+
+def _format(bundle: Bundle, options: argparse.Namespace) -> str:
+    """Return the format that was asked for, else what every bundle has, else the only one of a file."""
+    return str(options.format or (DEFAULT_FORMAT if bundle.samples_file else next(iter(bundle.formats))))
 
 
 def _choice(options: argparse.Namespace) -> EngineChoice:
@@ -187,6 +217,9 @@ def _failed(message: str, exit_code: int, options: argparse.Namespace) -> int:
     return exit_code
 
 
+_OR_A_FILE = "the bundle folder, which holds manifest.json, or the ONNX file of any classifier"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime",
@@ -208,9 +241,14 @@ def _add_bench(verbs: Any) -> None:
         verbs,
         bench,
         "Measure latency: percentiles with their bounds, throughput, cold start, and the machine's state.",
-        "python -m runtime bench bundle --threads 4 --batch 1 --output bench.json",
+        "python -m runtime bench bundle --threads 4 --batch 1 --output bench.json\n"
+        "  python -m runtime bench mine.onnx --shape input=1x3x224x224",
+        target=_OR_A_FILE,
     )
     _add_engine_options(verb, batch=1)
+    verb.add_argument(
+        "--data", type=Path, metavar="ROWS.npz", help="inputs, labels, row_ids to measure with (default: samples)"
+    )
     verb.add_argument("--quick", action="store_true", help="measure for 3 s and not 10 s; the result says so")
     _add_output_options(verb, "bench.json")
 
@@ -221,6 +259,7 @@ def _add_accuracy(verbs: Any) -> None:
         accuracy,
         "Measure accuracy on labelled rows, with its 95 % interval, confusions, and every prediction.",
         "python -m runtime accuracy bundle --data rows.npz --output accuracy.json",
+        target=_OR_A_FILE,
     )
     _add_engine_options(verb, batch=256)
     verb.add_argument(
@@ -283,6 +322,7 @@ def _add_verb(
     example: str,
     *,
     takes_bundle: bool = True,
+    target: str = "the bundle folder: it holds manifest.json",
 ) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         function.__name__,
@@ -293,15 +333,14 @@ def _add_verb(
     )
     verb.set_defaults(verb=function)
     if takes_bundle:
-        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle folder: it holds manifest.json")
+        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help=target)
     return verb
 
 
 def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--format",
-        default="onnx",
-        help="form of the model to run, or best for the fastest that runs here (default: %(default)s)",
+        help=f"form of the model to run, or best for the fastest that runs here (default: {DEFAULT_FORMAT})",
     )
     verb.add_argument(
         "--threads",
@@ -325,6 +364,19 @@ def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
 
 def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
     _add_format_and_threads(verb)
+    verb.add_argument(
+        "--shape",
+        action="append",
+        metavar="NAME=1x3x224x224",
+        help="of an ONNX file: sizes that it leaves open, of an input or output by name; may be repeated",
+    )
+    verb.add_argument(
+        "--max-size",
+        type=_positive,
+        default=2048,
+        metavar="MIB",
+        help="of an ONNX file: the largest that is read (default: %(default)s, the most that ONNX can hold)",
+    )
     verb.add_argument(
         "--batch", type=_positive, default=batch, metavar="N", help="rows per call (default: %(default)s)"
     )

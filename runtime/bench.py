@@ -63,11 +63,13 @@ class EngineRecord:
 
 @dataclass(frozen=True, eq=False)
 class BenchResult:
-    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took."""
+    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took.
+
+    `identity` says of which model it is, for the document.
+    """
 
     bundle: str
-    recipe_key: str
-    checksum: str
+    identity: Mapping[str, Any]
     format: str
     precision: str
     size_bytes: int
@@ -93,7 +95,7 @@ class BenchResult:
         return {
             "kind": "bench",
             "schema_version": SCHEMA_VERSION,
-            "bundle": {"name": self.bundle, "recipe_key": self.recipe_key, "checksum": self.checksum},
+            **self.identity,
             "format": self.format,
             "precision": self.precision,
             "size_bytes": self.size_bytes,
@@ -120,16 +122,18 @@ def benchmark(
     batch: int = 1,
     choice: EngineChoice = DEFAULT,
     plan: BenchPlan = FULL,
+    rows: Rows | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BenchResult:
     """Load the model of `format`, warm it up and measure it with `batch` rows a call.
 
+    rows: the inputs; the bundle's samples if left out.
     Raises what `open_runner` raises, and EngineError where a call fails.
     """
     if batch < 1:
         raise UsageError(f"batch is {batch}, expected at least 1")
     say = progress or (lambda line: None)
-    samples = bundle.samples()
+    samples = bundle.samples() if rows is None else rows
     with open_runner(bundle, format, threads, choice) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(
@@ -148,8 +152,7 @@ def benchmark(
     latency, environment = summarize(samples_ns), read_environment()
     return BenchResult(
         bundle=bundle.name,
-        recipe_key=bundle.recipe_key,
-        checksum=bundle.checksum,
+        identity=bundle.identity,
         format=runner.format,
         precision=runner.file.precision,
         size_bytes=runner.file.size_bytes,
@@ -163,7 +166,11 @@ def benchmark(
         environment=environment,
         load_before=before,
         load_after=after,
-        notes=(*runner.notes, *_notes(bundle, batch, threads, warm, latency, environment, before, after)),
+        notes=(
+            *runner.notes,
+            *bundle.notes(made_up=rows is None),
+            *_notes(bundle, batch, threads, warm, latency, environment, before, after),
+        ),
         samples_ns=samples_ns,
     )
 
@@ -210,7 +217,7 @@ def _notes(
     busy = before.load_average[0] if before.load_average else 0.0
     if environment.logical_cores and busy > environment.logical_cores:
         notes.append(f"the machine was busy: load average {busy:.1f} on {environment.logical_cores} cores")
-    if batch not in bundle.batch_sizes:
+    if bundle.batch_sizes and batch not in bundle.batch_sizes:
         verified = ", ".join(map(str, bundle.batch_sizes))
         notes.append(f"batch {batch} was not verified at export (verified: {verified})")
     for name, what in (

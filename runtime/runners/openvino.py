@@ -87,13 +87,13 @@ class OpenVinoRunner(Runner):
         if list(inputs) != [self.bundle.input.name]:
             raise BundleError(
                 f"{self.path}: the model's inputs are {', '.join(inputs)}, "
-                f"expected {self.bundle.input.name} as in manifest.json"
+                f"expected {self.bundle.input.name} as in {self.bundle.described_in}"
             )
         outputs = {name: (i, port) for i, port in enumerate(self._model.outputs) for name in port.get_names()}
         for spec in self.bundle.outputs:
             if spec.name not in outputs:
                 raise BundleError(
-                    f"{self.path}: output {spec.name!r} of manifest.json is not in the model; "
+                    f"{self.path}: output {spec.name!r} of {self.bundle.described_in} is not in the model; "
                     f"it has {', '.join(outputs)}"
                 )
         self._compare(self.bundle.input, inputs[self.bundle.input.name])
@@ -108,7 +108,7 @@ class OpenVinoRunner(Runner):
         axes = [int(axis.get_length()) if axis.is_static else None for axis in shape] if shape.rank.is_static else None
         fits = axes is None or (
             len(axes) == 1 + len(spec.shape)
-            and axes[0] is None
+            and axes[0] in (None, self.bundle.fixed_batch)
             and all(
                 came is None or (came == expected and not free)
                 for came, expected, free in zip(axes[1:], spec.shape, spec.free, strict=True)
@@ -117,7 +117,7 @@ class OpenVinoRunner(Runner):
         if dtype != _DTYPES[spec.dtype] or not fits:
             raise BundleError(
                 f"{self.path}: {spec.name!r} is {dtype} {shape} in the model, "
-                f"expected {_DTYPES[spec.dtype]} {spec.in_words()} as in manifest.json, with a free N"
+                f"expected {_DTYPES[spec.dtype]} {spec.in_words()} as in {self.bundle.described_in}, with a free N"
             )
 
     def _engine_call(self, batch: np.ndarray) -> EngineCall:
