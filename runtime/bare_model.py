@@ -25,10 +25,12 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 
 MOST_BYTES = 1 << 31  # protobuf's own limit of a message
 _ROWS, _FEWEST_ROWS, _ROW_BYTES = 64, 4, 1 << 26  # made-up inputs, and what they may take together
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+# By the type of the weights, the narrowest first: constants of preprocessing and scores stay wide.
+_PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _PROBABILITIES = ("Softmax", "Sigmoid")
 PACKED_DOMAIN = "edgefold"
+_FORMATS = ("packed", "bf16")  # precisions that have a runner of their own
 # Domains of operators that ONNX Runtime has itself.
 _KNOWN_DOMAINS = ("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc", PACKED_DOMAIN)
 # Whose operators the others are, and what runs them.
@@ -144,11 +146,11 @@ def open_model(path: str | Path, shapes: Shapes | None = None, *, most_bytes: in
     batch, *shape = _sizes(taken, path)
     _, classes = _sizes(given, path)
     maker = next((node.kind for node in operators.nodes if given.name in node.outputs), "")
-    packed = PACKED_DOMAIN in operators.domains
+    precision = _precision(operators, signature.weights)
     form = FormatFile(
         file=path.name,
         size_bytes=len(data),
-        precision="packed" if packed else _precision(operators, signature.weights),
+        precision=precision,
         opset=header.opset,
         ir_version=header.ir_version,
     )
@@ -163,7 +165,7 @@ def open_model(path: str | Path, shapes: Shapes | None = None, *, most_bytes: in
         input=TensorSpec(taken.name, taken.dtype, tuple(size for size in shape if size is not None)),
         outputs=(TensorSpec(given.name, given.dtype, (classes,)),),
         batch_sizes=(),
-        formats={"packed" if packed else "onnx": form},
+        formats={precision if precision in _FORMATS else "onnx": form},
         samples_file="",
         labels_file="",
         metrics={},
@@ -290,6 +292,8 @@ def _sizes(value: Value, path: Path) -> tuple[int | None, ...]:
 
 
 def _precision(operators: Operators, weights: tuple[str, ...]) -> str:
+    if PACKED_DOMAIN in operators.domains:
+        return "packed"
     if any(node.kind in _QUANTIZERS for node in operators.nodes):
         return "quantised"
-    return next((_PRECISIONS[each] for each in weights if each in _PRECISIONS), "fp32")
+    return next((name for dtype, name in _PRECISIONS.items() if dtype in weights), "fp32")

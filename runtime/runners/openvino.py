@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import BundleError, EngineError, MissingExtraError
+from runtime.errors import BundleError, DeviceError, EngineError, MissingExtraError
 from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
 from runtime.runners.base import EngineCall, Runner, one_line
@@ -50,7 +50,7 @@ class OpenVinoRunner(Runner):
         precision = self.choice.precision or "fp32"
         core = engine.Core()
         if precision == "bf16" and "BF16" not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
-            raise EngineError(
+            raise DeviceError(
                 f"{core.get_property(_DEVICE, 'FULL_DEVICE_NAME')} has no instructions for bf16, which openvino "
                 f"{self.version} was asked for",
                 remedy="Leave precision out: fp32 runs everywhere.",
