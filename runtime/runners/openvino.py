@@ -83,10 +83,11 @@ class OpenVinoRunner(Runner):
                 f"{self.path}: openvino {self.version} computes in {computes} here, expected {hint}",
                 remedy="Choose the precision that this machine has with --precision, or another engine.",
             )
-        inputs = {port.get_any_name(): port for port in self._model.inputs}
-        if list(inputs) != [self.bundle.input.name]:
+        # A port has the names of all tensors that are the same to it: of what a Cast makes, and of what it is made of.
+        inputs = self._model.inputs
+        if len(inputs) != 1 or self.bundle.input.name not in inputs[0].get_names():
             raise BundleError(
-                f"{self.path}: the model's inputs are {', '.join(inputs)}, "
+                f"{self.path}: the model's inputs are {', '.join(port.get_any_name() for port in inputs)}, "
                 f"expected {self.bundle.input.name} as in {self.bundle.described_in}"
             )
         outputs = {name: (i, port) for i, port in enumerate(self._model.outputs) for name in port.get_names()}
@@ -96,7 +97,7 @@ class OpenVinoRunner(Runner):
                     f"{self.path}: output {spec.name!r} of {self.bundle.described_in} is not in the model; "
                     f"it has {', '.join(outputs)}"
                 )
-        self._compare(self.bundle.input, inputs[self.bundle.input.name])
+        self._compare(self.bundle.input, inputs[0])
         for spec in self.bundle.outputs:
             self._compare(spec, outputs[spec.name][1])
         self._positions = [outputs[spec.name][0] for spec in self.bundle.outputs]

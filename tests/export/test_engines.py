@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import OnnxForm, write_bundle
 from export.parity import GATES, looser
@@ -14,8 +15,10 @@ from export.to_bf16 import bf16_from_onnx
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
 from export.verify import NotRun, ParityReport, cases_of, verify_bundle, verify_formats
+from runtime.bare_model import open_model
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import MissingExtraError, UsageError
+from runtime.runners import open_runner
 from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.runners.openvino import OpenVinoRunner
 
@@ -60,6 +63,50 @@ def test_every_form_passes_its_gate_in_openvino(choice: EngineChoice, folder: Pa
         assert report.comparison.max_error_over_std is not None
         # What is computed in bf16, by the file or by the engine, is not float32's.
         assert (report.comparison.max_error_over_std > 1e-4) == ((format, choice) != ("onnx", OPENVINO))
+
+
+def residual_model() -> bytes:
+    """Convolution y, ReLU, convolution z, z + y, mean: no bias in either, as in a pre-activation ResNet."""
+    random = np.random.default_rng(0)
+    weights = {
+        "y_weight": random.normal(size=(16, 3, 3, 3)).astype(np.float32) / 5,
+        "z_weight": random.normal(size=(16, 16, 3, 3)).astype(np.float32) / 10,
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "y_weight"], ["y"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["r"]),
+        helper.make_node("Conv", ["r", "z_weight"], ["z"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["z", "y"], ["sum"]),
+        helper.make_node("ReduceMean", ["sum"], ["logits"], axes=[2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "residual",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 16])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def test_sums_of_int8_convolutions_are_right_in_both_engines(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="pip install 'edgefold[openvino]'")
+    model, rows = residual_model(), np.random.default_rng(1).normal(size=(192, 3, 8, 8)).astype(np.float32)
+    made = int8_from_onnx(model, rows[:64], rows[64:], np.zeros(128, np.int64), gate=GATES["int8"], method="minmax")
+    logits = {}
+    for name, data, choice in (
+        ("float", model, DEFAULT),
+        ("onnxruntime", made.model, DEFAULT),
+        ("openvino", made.model, OPENVINO),
+    ):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(data)
+        with open_runner(open_model(path), choice=choice) as runner:
+            logits[name] = runner.infer(rows)
+    spread = logits["float"].std()
+    assert np.abs(logits["onnxruntime"] - logits["float"]).max() / spread < 0.1
+    assert np.abs(logits["openvino"] - logits["float"]).max() / spread < 0.1
 
 
 def test_cases_are_formats_times_the_engines_that_run_them(folder: Path) -> None:
