@@ -14,6 +14,7 @@ from compress.published import ExpectSpec
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
+from runtime.bench import UNSTABLE
 
 Verdict = Literal["passed", "failed", "not run"]
 
@@ -191,7 +192,7 @@ def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
 def _latency_note(bench: Mapping[str, Any] | None) -> str:
     if not bench:
         return ""
-    unstable = bench["latency"].get("drift", {}).get("unstable", False)
+    unstable = any(note.startswith(UNSTABLE) for note in bench["notes"])
     return (" (quick)" if bench["quick"] else "") + (" UNSTABLE" if unstable else "")
 
 

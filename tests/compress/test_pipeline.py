@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from compress import variant_run
-from compress.device_side import run_device_side
 from compress.pipeline import plans_of
 from compress.recipe import LocalSpec
 from compress.stages import Settings
@@ -20,6 +19,7 @@ from compress.variant_run import VariantRun
 from export.fold import fold_logits
 from runtime.bundle import open_bundle
 from runtime.errors import GateError, TrainingError, UsageError
+from runtime.own_process import run_in_own_process
 from runtime.runners import open_runner
 
 BUNDLE_FILES = {"manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
@@ -61,7 +61,7 @@ def device_side(monkeypatch: pytest.MonkeyPatch, finished: Any) -> list[tuple[st
         }
         output.write_text(json.dumps(value))
 
-    monkeypatch.setattr(variant_run, "run_device_side", fake)
+    monkeypatch.setattr(variant_run, "run_in_own_process", fake)
     return calls
 
 
@@ -338,10 +338,10 @@ def test_a_run_killed_right_after_the_device_side_wrote_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(variant_run, "run_device_side", write_and_die)
+        patch.setattr(variant_run, "run_in_own_process", write_and_die)
         with pytest.raises(KeyboardInterrupt):
             project.run()
-    monkeypatch.setattr(variant_run, "run_device_side", write)
+    monkeypatch.setattr(variant_run, "run_in_own_process", write)
     project.run()
     assert read(path) == before
     assert not list(project.results.glob(".*.part"))
@@ -407,7 +407,7 @@ def test_training_one_stage_of_an_exported_recipe_shows_that_stage(project: Any)
 @pytest.mark.parametrize(("verb", "options"), [("accuracy", ()), ("bench", ("--quick",))])
 def test_what_the_device_side_refuses_comes_as_one_message(tmp_path: Path, verb: str, options: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
-        run_device_side(verb, tmp_path / "nothing", *options)
+        run_in_own_process(verb, tmp_path / "nothing", *options)
     assert caught.value.exit_code == 2
     assert "nothing: does not exist" in caught.value.message
     # The command line puts "error:" before it.
@@ -422,7 +422,7 @@ def test_the_device_side_is_found_from_a_folder_that_has_its_name(
     monkeypatch.chdir(project.folder)
     (project.results / "accuracy.onnx.json").unlink()
     monkeypatch.chdir(tmp_path)
-    run_device_side("accuracy", project.bundle, "--output", project.results / "accuracy.onnx.json")
+    run_in_own_process("accuracy", project.bundle, "--output", project.results / "accuracy.onnx.json")
     assert read(project.results / "accuracy.onnx.json")["total"] == 256
 
 
