@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compress.evaluate import predict
-from compress.forms import QUANTIZATION, Source, form_of
+from compress.forms import Source, form_of, record_file
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
@@ -135,7 +135,7 @@ class VariantRun(Stages):
         for made in forms:
             if made.record is not None:
                 result = {"format_version": 1, "bundle": _identity(bundle), **made.record}
-                write_json(self.folder / QUANTIZATION, result)
+                write_json(self.folder / record_file(made.form.precision), result)
         return bundle
 
     def _reference_logits(self) -> np.ndarray:
