@@ -12,9 +12,9 @@ from export.parity import GATES, Gate
 
 
 class FormatSpec(Spec):
-    """A form. students: which ones it is for."""
+    """A form. students: which ones it is for: `quantized` are those of stages with `quantize`, `real` all other."""
 
-    students: ClassVar[Literal["any", "binary", "real"]] = "any"
+    students: ClassVar[Literal["any", "binary", "real", "quantized"]] = "any"
 
 
 class OnnxSpec(FormatSpec):
@@ -68,9 +68,28 @@ class Int8Spec(FormatSpec):
         return self.gate.over(GATES["int8"]) if self.gate else GATES["int8"]
 
 
+class Int4Spec(FormatSpec):
+    """A quantised student with weights of 4 bits and fewer as tensors of 4 bits, half as large as in `onnx`; opset 21.
+
+    TensorRT refuses it: it takes weights of 4 bits for no convolution.
+    """
+
+    kind = "int4"
+    students = "quantized"
+
+
+class QonnxSpec(FormatSpec):
+    """A quantised student as QONNX, for FPGA flows; any ONNX Runtime runs it too, in float."""
+
+    kind = "qonnx"
+    students = "quantized"
+
+
 FORMATS: dict[str, type[FormatSpec]] = {
     "onnx": OnnxSpec,
     "packed": PackedSpec,
     "fp16": Fp16Spec,
     "int8": Int8Spec,
+    "int4": Int4Spec,
+    "qonnx": QonnxSpec,
 }

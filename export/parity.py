@@ -32,6 +32,8 @@ GATES: Mapping[str, Gate] = {
     "packed": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "fp16": Gate(max_error_over_std=2e-2, top1_agreement=0.99, metric_drop_points=0.1),
     "int8": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
+    "int4": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
+    "qonnx": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
 }
 
 

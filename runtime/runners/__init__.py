@@ -18,6 +18,8 @@ RUNNERS: Mapping[str, type[Runner]] = {
     # Smaller files. On a CPU without instructions for them they are no faster, so they come last.
     "int8": OnnxRuntimeRunner,
     "fp16": OnnxRuntimeRunner,
+    "int4": OnnxRuntimeRunner,
+    "qonnx": OnnxRuntimeRunner,
 }
 BEST = "best"  # in the place of a format: the fastest one of the bundle that runs on this machine
 
