@@ -35,6 +35,16 @@ class Fp16Spec(FormatSpec):
     students = "real"
 
 
+class Bf16Spec(FormatSpec):
+    """Weights and arithmetic in bfloat16, for TensorRT on GPUs from Ampere on: no engine of a CPU here has it.
+
+    Parity is proven by the same arithmetic in float32 (`export.to_bf16`); it is measured by a TensorRT engine.
+    """
+
+    kind = "bf16"
+    students = "real"
+
+
 class GateSpec(Spec):
     """What a format may differ by from the student, in the place of its precision's own gate; what is absent stays."""
 
@@ -89,6 +99,7 @@ FORMATS: dict[str, type[FormatSpec]] = {
     "onnx": OnnxSpec,
     "packed": PackedSpec,
     "fp16": Fp16Spec,
+    "bf16": Bf16Spec,
     "int8": Int8Spec,
     "int4": Int4Spec,
     "qonnx": QonnxSpec,

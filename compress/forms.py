@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from compress.datasets.base import Split
-from compress.formats import FormatSpec, Fp16Spec, Int4Spec, Int8Spec, PackedSpec, QonnxSpec
+from compress.formats import Bf16Spec, FormatSpec, Fp16Spec, Int4Spec, Int8Spec, PackedSpec, QonnxSpec
 from export.bundle import OnnxForm
+from export.to_bf16 import bf16_from_onnx
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
 from export.to_packed import packed_from_onnx
@@ -56,6 +57,10 @@ def _fp16(spec: Fp16Spec, source: Source) -> Made:
     return Made(OnnxForm("fp16", fp16_from_onnx(source.model)))
 
 
+def _bf16(spec: Bf16Spec, source: Source) -> Made:
+    return Made(OnnxForm("bf16", bf16_from_onnx(source.model)))
+
+
 def _int8(spec: Int8Spec, source: Source) -> Made:
     """Quantise on training rows, and say what came of it."""
     calibration, judged = _calibration_rows(len(source.train), spec.rows)
@@ -98,6 +103,7 @@ def _calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 _MAKERS: Mapping[str, Callable[[Any, Source], Made]] = {
     "packed": _packed,
     "fp16": _fp16,
+    "bf16": _bf16,
     "int8": _int8,
     "int4": _int4,
     "qonnx": _qonnx,

@@ -80,13 +80,19 @@ def build_gallery(
                 hidden_name=None if agrees is None else names[agrees],
                 purity=None if agrees is None or counts is None else float(counts[agrees, index] / rows),
                 strip=_strip(images[favourites[:IMAGES_PER_SUBCLASS]]) if rows and images is not None else "",
-                texts=_shortened(texts[favourites[:TEXTS_PER_SUBCLASS]]) if rows and texts is not None else (),
+                texts=shortened(texts[favourites[:TEXTS_PER_SUBCLASS]]) if rows and texts is not None else (),
             )
         )
     return Gallery(stage, tuple(subclasses), counts, names)
 
 
-def _shortened(texts: np.ndarray) -> tuple[str, ...]:
+def picture(image: np.ndarray) -> str:
+    """Return an image (H, W, channels) as a PNG data address, stretched to all of 0 to 255."""
+    return _strip(image[None])
+
+
+def shortened(texts: np.ndarray) -> tuple[str, ...]:
+    """Return texts (N,) as single lines of at most `TEXT_LENGTH` characters."""
     lines = [" ".join(str(text).split()) for text in texts]
     return tuple(line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…" for line in lines)
 

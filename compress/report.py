@@ -16,6 +16,7 @@ from compress.analysis.outputs import OutputsOfRun
 from compress.analysis.page import analysis_section
 from compress.artifact import versions
 from compress.gallery import Gallery, build_gallery
+from compress.parity_page import parity_sections
 from compress.summary import Row, layers_by_damage, summary_sentence
 from compress.units import count, milliseconds, size
 from compress.variant_run import VariantRun
@@ -64,6 +65,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         several_seeds=len(first.plan.recipe.all_seeds) > 1,
         run_name=first.plan.variant.folder,
         plots=_plots(first, rows),
+        parities=parity_sections(first),
         galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first, outputs)],
         analysis=analysis_section(first, tuple(first.artifacts), outputs),
         provenance=_provenance(first),

@@ -15,6 +15,8 @@ from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
 
+Verdict = Literal["passed", "failed", "not run"]
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -35,8 +37,9 @@ class Row:
 
     With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
     deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
-    multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file,
-    `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
+    multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file, `engine` what it
+    ran on, empty for its own; `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
+    `not_run`: what this machine lacks to run the file; its accuracies are then those of the stage and not shown.
     """
 
     name: str
@@ -57,8 +60,10 @@ class Row:
     p50_ms: float | None = None
     p90_ms: float | None = None
     latency_note: str = ""
-    parity: Literal["passed", "failed"] | None = None
+    parity: Verdict | None = None
+    not_run: str | None = None
     format: str | None = None
+    engine: str = ""
     quantization: Mapping[str, Any] | None = None
     expectation: Expectation | None = None
 
@@ -110,14 +115,15 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
     bundles = [run.bundle() for run in group if stage.name in run.artifacts]
     if len(bundles) < len(group) or bundles[0] is None or None in bundles:
         return
-    for format_name, file in bundles[0].formats.items():
+    for format_name, choice in first.cases():
+        key = choice.key(format_name)
         # A seed that missed its parity gate was not measured: torch's figure stands in, so that the seeds stay equal.
-        tests = [
-            run.result(f"accuracy.{format_name}.json") or run.artifacts[stage.name].metrics["test"] for run in group
-        ]
-        bench = next(iter(first.benches(format_name).values()), None)
+        tests = [run.result(f"accuracy.{key}.json") or run.artifacts[stage.name].metrics["test"] for run in group]
+        bench = next(iter(first.benches(format_name, choice).values()), None)
+        results = [run.result("parity.json") for run in group]
+        parities = [result["formats"][key] for result in results if result and key in result["formats"]]
         yield Row(
-            name=f"{stage.name} · {format_name}",
+            name=f"{stage.name} · {key}",
             what="export",
             variant=variant_name(first.plan),
             settings=first.plan.variant.settings,
@@ -128,20 +134,24 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             agreement_with_teacher=_mean(
                 [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
             ),
-            size_bytes=file.size_bytes,
+            size_bytes=bundles[0].formats[format_name].size_bytes,
             p50_ms=_percentile_ms(bench, "p50"),
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
-            parity=_parity([run.result("parity.json") for run in group], format_name),
+            parity=_parity(parities),
+            not_run=next((why for parity in parities if (why := parity.get("not_run"))), None),
             format=format_name,
+            engine=choice.label,
             quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
             **_accuracy(tests),
         )
 
 
-def _parity(parities: Sequence[Mapping[str, Any] | None], format_name: str) -> Literal["passed", "failed"] | None:
-    verdicts = [parity["formats"][format_name]["passed"] for parity in parities if parity]
-    return None if not verdicts else "passed" if all(verdicts) else "failed"
+def _parity(parities: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    verdicts = [parity["passed"] for parity in parities]
+    if not verdicts:
+        return None
+    return "failed" if False in verdicts else "not run" if None in verdicts else "passed"
 
 
 def _accuracy(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -236,8 +246,8 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
 
 
 def _slower_than_float(exports: Sequence[Row]) -> str:
-    """Say first where INT8 was made and costs time instead of saving it."""
-    times = {row.format: row.p50_ms for row in exports}
+    """Say first where INT8 was made and costs time, on the format's own engine, instead of saving it."""
+    times = {row.format: row.p50_ms for row in exports if not row.engine}
     int8, onnx = times.get("int8"), times.get("onnx")
     if int8 is None or onnx is None or int8 <= onnx:
         return ""

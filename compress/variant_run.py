@@ -21,15 +21,17 @@ from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
 from export.to_qdq import qdq_from_onnx
-from export.verify import require_parity, verify_format
+from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
 from runtime.files import file_atomically, write_json
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
 SAMPLES = 256  # real inputs that travel with a bundle
+PARITY_VERSION = 2  # of parity.json; 2 added by_class and worst_rows
 PARITY_ROWS = 1000  # test rows that every format is compared on
 
 
@@ -72,13 +74,17 @@ class VariantRun(Stages):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def benches(self, format_name: str) -> dict[str, dict[str, Any]]:
-        """Return the latency results of a format, by target."""
+    def benches(self, format_name: str, choice: EngineChoice | None = None) -> dict[str, dict[str, Any]]:
+        """Return the latency results of a format by target, those of one engine where one is given."""
         found = {
             file.name.split(".")[2]: self.result(file.name)
             for file in sorted(self.folder.glob(f"bench.{format_name}.*.json"))
         }
-        return {target: result for target, result in found.items() if result is not None}
+        return {
+            target: result
+            for target, result in found.items()
+            if result is not None and (choice is None or _label(result) == choice.label)
+        }
 
     def _write_bundle(self) -> Bundle:
         recipe, stage = self.plan.recipe, self.plan.stage(self.plan.recipe.exported_stage)
@@ -148,48 +154,62 @@ class VariantRun(Stages):
         Raises GateError when a gate is missed; the files are kept.
         """
         bundle = self.export()
+        cases = self.cases()
         kept = self.result("parity.json")
-        if kept is not None and kept["passed"]:
-            return kept
+        # What could not be run may be run now: on another machine, or with another package.
+        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
+            same = set(kept["formats"]) == {choice.key(name) for name, choice in cases}
+            if same and not any(form.get("not_run") for form in kept["formats"].values()):
+                return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
-        reports = [
-            verify_format(
-                bundle,
-                name,
-                test.inputs[rows],
-                self._reference_logits()[rows],
-                test.labels[rows],
-                bundle.batch_sizes,
-            )
-            for name in bundle.formats
-        ]
+        reports = verify_formats(
+            bundle,
+            test.inputs[rows],
+            self._reference_logits()[rows],
+            test.labels[rows],
+            row_ids=test.row_ids[rows],
+            cases=cases,
+        )
         result = {
-            "format_version": 1,
+            "format_version": PARITY_VERSION,
             "bundle": _identity(bundle),
-            "passed": all(report.passed for report in reports),
-            "formats": {report.format: report.to_json() for report in reports},
+            "passed": all(report.passed for report in reports if not isinstance(report, NotRun)),
+            "formats": {report.name: report.to_json() for report in reports},
         }
         write_json(self.folder / "parity.json", result)
         for report in reports:
             require_parity(report)
         return result
 
-    def benchmark(self) -> None:
-        """Measure accuracy and latency of every format on every target, each in a process of its own."""
-        for name in self.export().formats:
-            self.accuracy(name)
-            for target in self.plan.recipe.benchmark:
-                self.bench(name, target)
+    def cases(self) -> list[tuple[str, EngineChoice]]:
+        """Return every format with each engine that runs it: its own, and those that the recipe's targets name."""
+        return cases_of(self.export(), [DEFAULT, *(target.choice for target in self.plan.recipe.benchmark)])
 
-    def accuracy(self, format_name: str) -> dict[str, Any]:
+    def benchmark(self) -> None:
+        """Measure accuracy and latency of every format on every target, each in a process of its own.
+
+        What this machine cannot run is left out, and said.
+        """
+        parity = self.verify()["formats"]
+        for name, choice in self.cases():
+            key = choice.key(name)
+            if why := parity[key].get("not_run"):
+                self.notify(f"{key} is not measured here: {why}")
+                continue
+            self.accuracy(name, choice)
+            for target in self.plan.recipe.benchmark:
+                if target.choice.label == choice.label:
+                    self.bench(name, target)
+
+    def accuracy(self, format_name: str, choice: EngineChoice = DEFAULT) -> dict[str, Any]:
         """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
         bundle = self.export()
-        target = self.folder / f"accuracy.{format_name}.json"
+        target = self.folder / f"accuracy.{choice.key(format_name)}.json"
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        options = ["--format", format_name, "--data", self._rows_file()]
+        options = ["--format", format_name, *_engine_options(choice), "--data", self._rows_file()]
         result = self._from_device_side("accuracy", bundle.path, *options)
         result["rows_unlike_torch"] = self._rows_unlike_torch(result["predictions"])
         write_json(target, result)
@@ -204,15 +224,17 @@ class VariantRun(Stages):
     def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
         bundle = self.export()
         file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
-        settings = {**target.model_dump(), "quick": target.quick or self.settings.quick}
+        settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
         kept = self.result(file.name)
         if kept is not None and kept["settings"] == settings:
             return kept
         quick = ["--quick"] if settings["quick"] else []
         self.notify(
-            f"measuring latency of {format_name} on this machine, {target.threads} thread(s), batch {target.batch}"
+            f"measuring latency of {target.choice.key(format_name)} on this machine, {target.threads} thread(s), "
+            f"batch {target.batch}"
         )
-        options = ["--format", format_name, "--threads", target.threads, "--batch", target.batch, *quick]
+        options = ["--format", format_name, *_engine_options(target.choice)]
+        options += ["--threads", target.threads, "--batch", target.batch, *quick]
         result = self._from_device_side("bench", bundle.path, *options)
         result["settings"] = settings
         write_json(file, result)
@@ -240,7 +262,18 @@ def _identity(bundle: Bundle) -> dict[str, str]:
     return {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum}
 
 
+def _label(bench: Mapping[str, Any]) -> str:
+    """Return on which engine a latency was measured."""
+    chosen = bench["settings"]
+    return EngineChoice(chosen.get("engine"), chosen.get("provider"), chosen.get("precision")).label
+
+
+def _engine_options(choice: EngineChoice) -> list[Any]:
+    return [part for name, value in choice.to_json().items() for part in (f"--{name}", value)]
+
+
 def _target_name(target: LocalSpec) -> str:
     """Return the part of a bench file's name that keeps a recipe's targets apart."""
+    name = f"{target.kind}-{target.choice.label}" if target.choice.label else target.kind
     usual = (target.threads, target.batch) == (1, 1)
-    return target.kind if usual else f"{target.kind}-threads-{target.threads}-batch-{target.batch}"
+    return name if usual else f"{name}-threads-{target.threads}-batch-{target.batch}"

@@ -31,10 +31,15 @@ GATES: Mapping[str, Gate] = {
     "fp32": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "packed": Gate(max_error_over_std=1e-4, top1_agreement=1.0, metric_drop_points=0.0),
     "fp16": Gate(max_error_over_std=2e-2, top1_agreement=0.99, metric_drop_points=0.1),
+    "bf16": Gate(max_error_over_std=1e-1, top1_agreement=0.98, metric_drop_points=0.3),
     "int8": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
     "int4": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
     "qonnx": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
 }
+# Both of two logits may be off by as much as two engines of float32 differ: a row decided by less is a tie.
+TIE_OVER_STD = 2 * GATES["fp32"].max_error_over_std
+# A form whose logits vary by less than this share of the reference's gives every input the same ones.
+CONSTANT_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,10 @@ class Comparison:
     """Logits against reference logits. The errors are None where there are values that are not finite.
 
     reference_std: standard deviation of all reference logits; errors are divided by it (by 1 where it is 0).
-    metric_drop_points: reference accuracy minus accuracy, in percentage points; negative: the form is better.
+    top1_agreement: share of rows with the same prediction, where the reference decides by more than `TIE_OVER_STD`;
+    any of the classes that it does not tell apart agrees with it.
+    metric_drop_points: reference accuracy minus accuracy, in percentage points; negative: the form is better. A tie
+    counts as in the reference.
     reasons: each missed gate, with what came and what is allowed; empty when all hold.
     """
 
@@ -71,19 +79,31 @@ def gate_of(precision: str) -> Gate:
     return GATES[precision]
 
 
+def looser(gate: Gate, other: Gate) -> Gate:
+    """Return what is allowed by either gate, number by number."""
+    return Gate(
+        max_error_over_std=max(gate.max_error_over_std, other.max_error_over_std),
+        top1_agreement=min(gate.top1_agreement, other.top1_agreement),
+        metric_drop_points=max(gate.metric_drop_points, other.metric_drop_points),
+    )
+
+
 def compare(reference_logits: np.ndarray, logits: np.ndarray, labels: np.ndarray, gate: Gate) -> Comparison:
     """Compare logits (N, C) with reference logits (N, C) on rows with labels (N,), and judge by `gate`.
 
-    Where the reference has equal top logits, any of them agrees with it. Raises ExportError on other shapes.
+    Raises ExportError on other shapes.
     """
     _require_shapes(reference_logits, logits, labels)
     reference, came = reference_logits.astype(np.float64), logits.astype(np.float64)
     unfit = (*_not_finite(reference, "reference logits"), *_not_finite(came, "logits"))
     reference_std = 0.0 if unfit else float(reference.std())
-    predicted = came.argmax(axis=1)
+    predicted, expected = came.argmax(axis=1), reference.argmax(axis=1)
     rows = np.arange(len(labels))
+    margin = reference[rows, expected] - reference[rows, predicted]
+    agrees = margin <= TIE_OVER_STD * reference_std
     correct = int((predicted == labels).sum())
-    reference_correct = int((reference.argmax(axis=1) == labels).sum())
+    reference_correct = int((expected == labels).sum())
+    counted = int((np.where(agrees, expected, predicted) == labels).sum())
     scale = reference_std or 1.0  # a reference of one single value has no spread to measure by
     error = np.abs(came - reference) / scale if not unfit else None
     comparison = Comparison(
@@ -91,12 +111,84 @@ def compare(reference_logits: np.ndarray, logits: np.ndarray, labels: np.ndarray
         reference_std=reference_std,
         max_error_over_std=None if error is None else float(error.max()),
         rms_error_over_std=None if error is None else float(np.sqrt(np.square(error).mean())),
-        top1_agreement=float((reference[rows, predicted] == reference.max(axis=1)).mean()),
+        top1_agreement=float(agrees.mean()),
         reference_accuracy=reference_correct / len(labels),
         accuracy=correct / len(labels),
-        metric_drop_points=100 * (reference_correct - correct) / len(labels),
+        metric_drop_points=100 * (reference_correct - counted) / len(labels),
     )
-    return dataclasses.replace(comparison, reasons=(*unfit, *_missed(comparison, gate)))
+    constant = () if unfit else _constant(reference, came)
+    return dataclasses.replace(comparison, reasons=(*unfit, *constant, *_missed(comparison, gate)))
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Of the `rows` rows with this label, how many the reference and the form get right."""
+
+    label: int
+    rows: int
+    reference_correct: int
+    correct: int
+
+
+@dataclass(frozen=True)
+class WorstRow:
+    """A row by its largest logit error, in standard deviations of the reference logits; None where it is not finite.
+
+    reference_logits, logits (C,): None for a number that is not finite.
+    """
+
+    row_id: int
+    label: int
+    error_over_std: float | None
+    reference_class: int
+    predicted_class: int
+    reference_logits: tuple[float | None, ...]
+    logits: tuple[float | None, ...]
+
+
+def by_class(reference_logits: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> tuple[ClassCount, ...]:
+    """Return what both get right of every class that has rows, from logits (N, C) twice and labels (N,)."""
+    expected, predicted = reference_logits.argmax(axis=1), logits.argmax(axis=1)
+    counted = []
+    for label in np.unique(labels).tolist():
+        rows = labels == label
+        right = (int((each[rows] == label).sum()) for each in (expected, predicted))
+        counted.append(ClassCount(label, int(rows.sum()), *right))
+    return tuple(counted)
+
+
+def worst_rows(
+    reference_logits: np.ndarray, logits: np.ndarray, labels: np.ndarray, row_ids: np.ndarray, count: int
+) -> tuple[WorstRow, ...]:
+    """Return the `count` rows with the largest logit errors, worst first; those that are not finite before all."""
+    reference, came = reference_logits.astype(np.float64), logits.astype(np.float64)
+    finite = reference[np.isfinite(reference)]
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        error = np.abs(came - reference).max(axis=1) / ((float(finite.std()) if finite.size else 0.0) or 1.0)
+    order = np.argsort(-np.nan_to_num(error, nan=np.inf, posinf=np.inf), kind="stable")[:count]
+    return tuple(
+        WorstRow(
+            row_id=int(row_ids[row]),
+            label=int(labels[row]),
+            error_over_std=_finite_or_none(error[row]),
+            reference_class=int(reference[row].argmax()),
+            predicted_class=int(came[row].argmax()),
+            reference_logits=tuple(map(_finite_or_none, reference_logits[row])),
+            logits=tuple(map(_finite_or_none, logits[row])),
+        )
+        for row in order
+    )
+
+
+def _finite_or_none(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _constant(reference: np.ndarray, came: np.ndarray) -> tuple[str, ...]:
+    spreads = [float(np.ptp(each, axis=0).max()) for each in (reference, came)]
+    if spreads[0] == 0 or spreads[1] > CONSTANT_SHARE * spreads[0]:
+        return ()
+    return ("every input gets the same logits, and the reference tells inputs apart",)
 
 
 def _missed(comparison: Comparison, gate: Gate) -> list[str]:

@@ -10,6 +10,7 @@ EdgefoldError
 │   ├── TrainingError     training diverged or cannot go on
 │   ├── ExportError       a graph could not be written or is not valid
 │   └── EngineError       an inference engine refused or failed
+│       └── DeviceError   it needs hardware that this machine lacks: no failure of the model
 └── GateError             exit 3: a parity, accuracy or `expect` gate was missed
 """
 
@@ -63,6 +64,10 @@ class ExportError(RunError):
 
 
 class EngineError(RunError):
+    pass
+
+
+class DeviceError(EngineError):
     pass
 
 

@@ -11,7 +11,7 @@ it has to be refused before an engine sees the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,6 +19,8 @@ from runtime.errors import BundleError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
+_UINT8 = 2  # TensorProto.DataType.UINT8
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 # Where tensors can lie: message -> {field number: message of that field}, numbered as in onnx.proto.
 _CHILDREN: Mapping[str, Mapping[int, str]] = {
@@ -67,6 +69,41 @@ class OnnxHeader:
         return tuple(dict.fromkeys(tensor.location for tensor in self.external_tensors))
 
 
+@dataclass(frozen=True)
+class Operator:
+    """A node of the graph; an absent optional input is an empty name."""
+
+    kind: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The nodes of a model, those of branches and functions included.
+
+    unsigned_quantizers: names of those that quantise to uint8, or from it.
+    """
+
+    nodes: tuple[Operator, ...]
+    unsigned_quantizers: tuple[str, ...]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Return the domains of the nodes, each once; the default one is `""`."""
+        return tuple(dict.fromkeys("" if node.domain == "ai.onnx" else node.domain for node in self.nodes))
+
+
+def operators_from_bytes(data: bytes, name: str) -> Operators:
+    """Read the nodes of a model; `name` is what error messages call it. Raises BundleError."""
+    try:
+        return _operators(memoryview(data))
+    except _WireError as error:
+        raise _not_whole(name, error) from None
+
+
 def read_onnx_header(path: Path) -> OnnxHeader:
     """Read the header of the ONNX file at `path`. Raises BundleError where it is not a whole ONNX model."""
     try:
@@ -79,12 +116,9 @@ def read_onnx_header(path: Path) -> OnnxHeader:
 def onnx_header_from_bytes(data: bytes, name: str) -> OnnxHeader:
     """Read the header from a model's bytes; `name` is what error messages call it. Raises BundleError."""
     try:
-        header = _header(memoryview(data))
+        return _header(memoryview(data))
     except _WireError as error:
-        raise BundleError(
-            f"{name}: not a whole ONNX model ({error})", remedy="Copy the file again, or export it again."
-        ) from None
-    return header
+        raise _not_whole(name, error) from None
 
 
 def refuse_external_data(header: OnnxHeader, path: Path) -> None:
@@ -121,6 +155,10 @@ class _WireError(Exception):
     pass
 
 
+def _not_whole(name: str, error: _WireError) -> BundleError:
+    return BundleError(f"{name}: not a whole ONNX model ({error})", remedy="Copy the file again, or export it again.")
+
+
 def _header(model: memoryview) -> OnnxHeader:
     ir_version = 0
     has_graph = False
@@ -153,13 +191,18 @@ def _header(model: memoryview) -> OnnxHeader:
 
 def _external_tensors(model: memoryview) -> Iterator[ExternalTensor]:
     """Find them wherever a tensor can lie: weights, constants, subgraphs, functions, training parts."""
+    for kind, message in _messages(model):
+        if kind == "TensorProto":
+            yield from _external_tensor(message)
+
+
+def _messages(model: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Yield every message of `_CHILDREN`, and every tensor, in the order of the file."""
     pending = [("ModelProto", model)]  # a stack of our own: a file may nest deeper than Python recurses
     while pending:
         kind, message = pending.pop()
-        if kind == "TensorProto":
-            yield from _external_tensor(message)
-            continue
-        children = _CHILDREN[kind]
+        yield kind, message
+        children = _CHILDREN.get(kind, {})
         found = [
             (children[number], _message(wire_type, value))
             for number, wire_type, value in _fields(message)
@@ -181,6 +224,59 @@ def _external_tensor(tensor: memoryview) -> Iterator[ExternalTensor]:
             external = external or _integer(wire_type, value) == _EXTERNAL
     if external:
         yield ExternalTensor(name, entries.get("location", ""))
+
+
+def _operators(model: memoryview) -> Operators:
+    nodes: list[Operator] = []
+    unsigned: list[str] = []
+    # By name over all graphs: where a name has two types in two branches, either counts.
+    tensors = (message for kind, message in _messages(model) if kind == "TensorProto")
+    uint8 = {_tensor_name(tensor) for tensor in tensors if _is_uint8(tensor)}
+    for kind, message in _messages(model):
+        if kind != "NodeProto":
+            continue
+        node, attributes = _node(message)
+        nodes.append(node)
+        if node.kind == "Constant" and any(_is_uint8(each) for each in attributes.get("value", ())):
+            uint8.update(node.outputs)
+        if node.kind in _QUANTIZERS and _is_unsigned(node, attributes, uint8):
+            unsigned.append(node.name or node.outputs[0])
+    return Operators(tuple(nodes), tuple(unsigned))
+
+
+def _is_unsigned(node: Operator, attributes: Mapping[str, Sequence[int | memoryview]], uint8: set[str]) -> bool:
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else ""
+    if zero_point:
+        return zero_point in uint8
+    if node.kind == "QuantizeLinear":  # without a zero point it gives uint8, unless it says another type
+        return attributes.get("output_dtype", (_UINT8,))[-1] in (0, _UINT8)
+    return node.inputs[0] in uint8
+
+
+def _node(message: memoryview) -> tuple[Operator, dict[str, list[int | memoryview]]]:
+    """Return a node and its attributes that are an integer or a tensor, by name."""
+    texts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""], 7: [""]}
+    attributes: dict[str, list[int | memoryview]] = {}
+    for number, wire_type, value in _fields(message):
+        if number in texts:
+            texts[number].append(_text(wire_type, value))
+        elif number == 5:
+            name, values = "", []
+            for field, inner, content in _fields(_message(wire_type, value)):
+                if field == 1:
+                    name = _text(inner, content)
+                elif field in (3, 5):
+                    values.append(content)
+            attributes[name] = values
+    return Operator(texts[4][-1], texts[7][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2])), attributes
+
+
+def _is_uint8(tensor: int | memoryview) -> bool:
+    return not isinstance(tensor, int) and any(number == 2 and value == _UINT8 for number, _, value in _fields(tensor))
+
+
+def _tensor_name(tensor: memoryview) -> str:
+    return next((_text(wire_type, value) for number, wire_type, value in _fields(tensor) if number == 8), "")
 
 
 def _operator_set(message: memoryview) -> tuple[str, int]:

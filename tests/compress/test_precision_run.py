@@ -95,6 +95,32 @@ def test_the_report_says_how_int8_was_made(folder: Path) -> None:
     assert f"128 training rows by {made['method']}" in page
 
 
+def test_the_report_shows_the_rows_that_a_form_changes_most(folder: Path) -> None:
+    parity = read(folder, "parity.json")
+    assert parity["format_version"] == 2
+    page = (folder / "runs/tiny/report.html").read_text()
+    assert re.findall("<h2>Parity of (.*?)</h2>", page) == ["fp16", "int8"]  # onnx differs by rounding alone
+    section = page.partition("Parity of int8")[2].partition("</section>")[0]
+    worst = parity["formats"]["int8"]["worst_rows"]
+    assert re.findall("<b>row ([0-9]+)</b>", section) == [str(each["row_id"]) for each in worst]
+    assert section.count('<img src="data:image/png;base64,') == len(worst) == 8
+    assert worst[0]["error_over_std"] == parity["formats"]["int8"]["comparison"]["max_error_over_std"]
+    assert f"error {worst[0]['error_over_std']:.3g} deviations" in section
+    counts = parity["formats"]["int8"]["by_class"]
+    assert sum(each["rows"] for each in counts) == parity["formats"]["int8"]["rows"]
+    assert sum(each["correct"] for each in counts) == round(
+        parity["formats"]["int8"]["comparison"]["accuracy"] * parity["formats"]["int8"]["rows"]
+    )
+
+
+def test_two_formats_are_compared_node_by_node(folder: Path) -> None:
+    result = call("verify", folder / "runs/tiny/bundle", "--format", "int8", "--against", "onnx", "--json")
+    values = json.loads(result.stdout)["bisection"]["values"]
+    assert {each["how"] for each in values} == {"name", "suffix"}
+    assert values[-1]["value"] == "logits"
+    assert 0 < values[-1]["error"] < 0.3
+
+
 def test_layers_that_a_tight_gate_sends_back_are_told(folder: Path) -> None:
     recipe = folder / "tight.yaml"
     tight = "{int8: {rows: 128, method: minmax, gate: {max_error_over_std: 0.02}}}"

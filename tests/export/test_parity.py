@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from export.parity import GATES, Gate, compare, gate_of, worst
+from export.parity import GATES, TIE_OVER_STD, ClassCount, Gate, by_class, compare, gate_of, worst, worst_rows
 from runtime.errors import BundleError, ExportError
 
 # Standard deviation 2 (mean 0, every value ±2), predictions 0, 1, 0, 1.
@@ -110,6 +110,55 @@ def test_any_of_the_reference_s_equal_top_logits_agrees() -> None:
     assert compare(reference, nudged, np.array([1, 1]), OPEN).top1_agreement == 1.0
     wrong = np.array([[0.0, 0.0, 2.0], [0.0, 5.0, 1.0]])
     assert compare(reference, wrong, np.array([1, 1]), OPEN).top1_agreement == 0.5
+
+
+def test_a_row_decided_by_less_than_engines_differ_is_a_tie() -> None:
+    """Two rows of the reference are all but equal; what they become changes neither agreement nor accuracy."""
+    reference = np.array([[0, 1], [4, 0], [2, 2 - 1e-4], [0, 3]])
+    std = reference.std()
+    assert 1e-4 < TIE_OVER_STD * std < 1e-3
+    labels = np.array([1, 0, 0, 1])
+    flipped = reference.copy()
+    flipped[2] = [2 - 1e-4, 2]
+    comparison = compare(reference, flipped, labels, GATES["fp32"])
+    assert comparison.passed
+    assert (comparison.top1_agreement, comparison.metric_drop_points) == (1.0, 0.0)
+    assert (comparison.reference_accuracy, comparison.accuracy) == (1.0, 0.75)  # as they are
+    reference[2] = [2, 2 - 1e-3]
+    comparison = compare(reference, flipped, labels, OPEN)
+    assert (comparison.top1_agreement, comparison.metric_drop_points) == (0.75, 25.0)
+
+
+def test_a_form_that_gives_every_input_the_same_is_refused_by_any_gate() -> None:
+    said = "every input gets the same logits, and the reference tells inputs apart"
+    same = np.tile([2.0, 1.0], (4, 1)) + 1e-6 * np.arange(4)[:, None]
+    assert compare(REFERENCE, same, LABELS, OPEN).reasons == (said,)
+    assert compare(REFERENCE, 0.1 * REFERENCE, LABELS, OPEN).passed
+    # A constant reference is told by `verify_format`, and a single row says nothing.
+    assert compare(same, same, LABELS, OPEN).passed
+    assert compare(REFERENCE[:1], REFERENCE[:1], LABELS[:1], OPEN).passed
+
+
+def test_classes_are_counted_by_label() -> None:
+    logits = REFERENCE.copy()
+    logits[0] = [-2, 2]
+    # Predictions of the reference 0 1 0 1, of the form 1 1 0 1; labels 0 1 0 0.
+    assert by_class(REFERENCE, logits, LABELS) == (ClassCount(0, 3, 2, 1), ClassCount(1, 1, 1, 1))
+
+
+def test_worst_rows_come_worst_first_with_both_logits() -> None:
+    logits = REFERENCE.copy()
+    logits[1] = [-2, 1]
+    logits[2] = [-1, 1]
+    first, second = worst_rows(REFERENCE, logits, LABELS, np.arange(70, 74), 2)
+    assert (first.row_id, first.label, first.error_over_std) == (72, 0, 1.5)  # 3 of a deviation of 2
+    assert (first.reference_class, first.predicted_class) == (0, 1)
+    assert (first.reference_logits, first.logits) == ((2.0, -2.0), (-1.0, 1.0))
+    assert (second.row_id, second.error_over_std) == (71, 0.5)
+    logits[3, 0] = np.nan
+    broken = worst_rows(REFERENCE, logits, LABELS, np.arange(70, 74), 2)
+    assert [(each.row_id, each.error_over_std) for each in broken] == [(73, None), (72, 1.5)]
+    assert broken[0].logits == (None, 2.0)
 
 
 def test_worst_takes_each_number_from_where_it_is_worst() -> None:

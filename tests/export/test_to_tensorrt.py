@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import to_tensorrt
 from export.to_tensorrt import EngineTensor, engine_from_onnx, tensorrt_module
+from runtime.cuda import CudaDevice
 from runtime.errors import BundleError, ExportError, MissingExtraError
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
@@ -106,6 +107,56 @@ def test_batch_sizes_are_positive(sizes: list[int]) -> None:
         engine_from_onnx(model(), batch_sizes=sizes)
 
 
+def quantized(*quantizers: onnx.NodeProto, **constants: np.ndarray) -> bytes:
+    """Return `model` with a float input that goes through `quantizers` to become `exact`."""
+    made = onnx.load_from_string(model(*quantizers, helper.make_node("MatMul", ["exact", "weight"], ["logits"])))
+    made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return made.SerializeToString()
+
+
+SCALE = np.ones((), np.float32)
+TO_INT = helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["whole"], name="to_int")
+TO_FLOAT = helper.make_node("DequantizeLinear", ["whole", "scale", "zero"], ["exact"], name="to_float")
+
+
+def test_unsigned_zero_points_are_refused_wherever_they_stand() -> None:
+    refused = pytest.raises(ExportError, match=r"quantises to uint8 in 2 places, first in to_int; .* above 127")
+    with refused:
+        engine_from_onnx(quantized(TO_INT, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.uint8)))
+    constant = helper.make_node("Constant", [], ["zero"], value=numpy_helper.from_array(np.zeros((), np.uint8)))
+    with refused:
+        engine_from_onnx(quantized(constant, TO_INT, TO_FLOAT, scale=SCALE))
+    # Without a zero point the type is uint8, unless the node says another.
+    bare = helper.make_node("QuantizeLinear", ["input", "scale"], ["whole"], name="bare")
+    with pytest.raises(ExportError, match=r"quantises to uint8 in 1 places, first in bare"):
+        engine_from_onnx(quantized(bare, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.int8)))
+    of_weights = helper.make_node("DequantizeLinear", ["bytes", "scale"], ["exact"], name="weights")
+    with pytest.raises(ExportError, match=r"quantises to uint8 in 1 places, first in weights"):
+        engine_from_onnx(quantized(of_weights, scale=SCALE, bytes=np.zeros((1, 4), np.uint8)))
+
+
+def test_signed_zero_points_are_not_refused() -> None:
+    to_tensorrt.require_buildable(quantized(TO_INT, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.int8)))
+    said = helper.make_node("QuantizeLinear", ["input", "scale"], ["whole"], output_dtype=TensorProto.INT8)
+    made = quantized(said, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.int8))
+    to_tensorrt.require_buildable(made)
+
+
+def test_foreign_operators_are_named() -> None:
+    with pytest.raises(ExportError, match=r"has operators of 'com\.example' \(Wobble\); TensorRT builds standard ones"):
+        engine_from_onnx(model(helper.make_node("Wobble", ["input"], ["logits"], domain="com.example")))
+    with pytest.raises(ExportError, match="has edgefold's packed operators") as caught:
+        engine_from_onnx(model(helper.make_node("PackedConv", ["input"], ["logits"], domain="edgefold")))
+    assert "--format packed" in caught.value.remedy
+    to_tensorrt.require_buildable(model(helper.make_node("Relu", ["input"], ["logits"], domain="ai.onnx")))
+
+
+def test_large_models_are_refused_by_their_size() -> None:
+    with pytest.raises(ExportError, match=r"m\.onnx has \d+ bytes; expected at most 100"):
+        engine_from_onnx(model(), most_bytes=100, origin="m.onnx")
+    assert to_tensorrt.MOST_BYTES == 2_147_483_647
+
+
 def test_broken_files_and_weights_outside_are_refused_before_an_engine_sees_them() -> None:
     with pytest.raises(BundleError, match="the model: not a whole ONNX model"):
         engine_from_onnx(model()[:-5])
@@ -121,12 +172,15 @@ def test_broken_files_and_weights_outside_are_refused_before_an_engine_sees_them
 # Finding a TensorRT
 
 
+GPU = CudaDevice("a GPU", "sm87")
+
+
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str, devices: int = 0) -> None:
     """Make exactly the modules `names` importable, on a machine with so many GPUs."""
     for name in to_tensorrt.MODULES:
         # None makes an import fail as if the module were not there.
         monkeypatch.setitem(sys.modules, name, ModuleType(name) if name in names else None)  # type: ignore[arg-type]
-    monkeypatch.setattr(to_tensorrt, "cuda_devices", lambda: devices)
+    monkeypatch.setattr(to_tensorrt, "cuda_devices", lambda: (GPU,) * devices)
 
 
 def test_tensorrt_is_taken_where_there_is_a_gpu_and_rtx_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +215,58 @@ def test_capability_is_for_rtx_alone() -> None:
     to_tensorrt._set_capability(classic, None, None)  # type: ignore[arg-type]
 
 
-def test_no_driver_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_tensorrt, "_CUDA_LIBRARIES", ("libthereisnone.so.1",))
-    assert to_tensorrt.cuda_devices() == 0
+# Profiles, memory, and what became of the layers
+
+
+@pytest.mark.usefixtures("rtx")
+def test_several_profiles_are_in_one_engine() -> None:
+    engine = engine_from_onnx(
+        model(), batch_sizes=[1], further_profiles=[[8, 64, 16]], compute_capability="sm86", module="tensorrt_rtx"
+    )
+    assert [each.batch_sizes for each in engine.profiles] == [(1, 1, 1), (8, 16, 64)]
+    assert engine.profiles[1].most == {"input": (64, 4)}
+    one = engine_from_onnx(model(), batch_sizes=[1], compute_capability="sm86", module="tensorrt_rtx")
+    assert len(engine.plan) > len(one.plan)
+    with pytest.raises(ExportError, match=r"batch sizes are \[\]"):
+        engine_from_onnx(model(), further_profiles=[[]])
+
+
+@pytest.mark.usefixtures("rtx")
+def test_limits_and_names_reach_the_plan() -> None:
+    named, limited = (
+        engine_from_onnx(model(), compute_capability="sm86", **options)  # type: ignore[arg-type]
+        for options in ({"name": "a-name-of-its-own"}, {"workspace_mib": 256})
+    )
+    assert named.module == "tensorrt_rtx"  # a capability is asked of the module that knows any
+    assert b"a-name-of-its-own" in named.plan
+    assert named.flags == {"strongly_typed": True, "tf32": False, "workspace_mib": None}
+    assert limited.flags["workspace_mib"] == 256
+    with pytest.raises(ExportError, match="within workspace limit"):
+        engine_from_onnx(model(), compute_capability="sm86", workspace_mib=1)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_sm75_has_no_float32_products() -> None:
+    with pytest.raises(ExportError, match=r"cannot build the model:\n(.|\n)*FP32 GEMM is not supported"):
+        engine_from_onnx(model(), compute_capability="sm75", module="tensorrt_rtx")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_layers_tell_int8_from_float() -> None:
+    zero = np.zeros((), np.int8)
+    made = quantized(TO_INT, TO_FLOAT, scale=SCALE, zero=zero)
+    parsed = onnx.load_from_string(made)
+    parsed.graph.node.insert(0, helper.make_node("DequantizeLinear", ["rounded", "scale", "zero"], ["exact_weight"]))
+    parsed.graph.initializer.append(numpy_helper.from_array((8 * WEIGHT).astype(np.int8), "rounded"))
+    next(node for node in parsed.graph.node if node.op_type == "MatMul").input[1] = "exact_weight"
+
+    def products(data: bytes) -> set[tuple[str, ...]]:
+        layers = engine_from_onnx(data, compute_capability="sm86", module="tensorrt_rtx", batch_sizes=[16]).layers
+        assert layers
+        return {layer.inputs for layer in layers if layer.kind in ("gemm", "runtime_fusion", "correlation")}
+
+    assert ("Int8",) in products(parsed.SerializeToString())
+    assert all("Int8" not in each for each in products(model()))
 
 
 def test_neither_torch_nor_onnx_is_imported() -> None:

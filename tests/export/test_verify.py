@@ -21,6 +21,7 @@ from export.parity import GATES, Gate
 from export.verify import batches, require_parity, verify_bundle, verify_format
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import ExportError, GateError, UsageError
+from runtime.runners.choice import EngineChoice
 
 SIZES = (1, 8, 64)
 
@@ -33,9 +34,15 @@ def bundle(bundle_folder: Path) -> Bundle:
 class FakeRunner:
     """Answers with `logits_of(batch)`, and keeps the size of every batch it got."""
 
+    engine, version, notes = "fake", "0", ()
+
     def __init__(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> None:
         self.logits_of = logits_of
         self.sizes: list[int] = []
+        self.notes: tuple[str, ...] = ()
+
+    def takes_batch(self, size: int) -> bool:
+        return True
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         self.sizes.append(len(batch))
@@ -53,7 +60,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.ndarray]
         runner = FakeRunner(logits_of)
 
         @contextmanager
-        def open_runner(bundle: Bundle, format: str, threads: int) -> Iterator[FakeRunner]:
+        def open_runner(bundle: Bundle, format: str, threads: int, choice: EngineChoice) -> Iterator[FakeRunner]:
             yield runner
 
         monkeypatch.setattr(export.verify, "open_runner", open_runner)
@@ -111,6 +118,38 @@ def test_other_reference_misses_gates_without_raising_and_require_parity_names_e
     assert "allowed 0.0001" in said
     assert "batch 8: top-1 agreement is 0.00 %, allowed 100 % or more" in said
     assert "batch 8: accuracy drops by 100.00 points, allowed 0" in said
+
+
+def test_worst_rows_and_classes_are_of_every_batch_size(bundle: Bundle, parts: dict[str, Any], run_with: Any) -> None:
+    """Row 5 is wrong by 9 in single calls, row 7 by 4 in batches of eight."""
+    inputs = parts["inputs"][:16]
+    broken = {1: (5, 9.0), 8: (7, 4.0)}
+
+    def logits_of(batch: np.ndarray) -> np.ndarray:
+        logits = pixel_logits(batch)
+        row, error = broken.get(len(batch), (0, 0.0))
+        logits[(batch == inputs[row]).reshape(len(batch), -1).all(axis=1), 2] += error
+        return logits
+
+    run_with(logits_of)
+    ids = np.arange(100, 116)
+    labels = pixel_logits(inputs).argmax(axis=1)
+    report = verify_format(bundle, "onnx", inputs, pixel_logits(inputs), labels, (1, 8), row_ids=ids)
+    std = pixel_logits(inputs).std()
+    worst = [(each.row_id, each.error_over_std) for each in report.worst_rows[:3]]
+    assert worst == [(105, pytest.approx(9 / std)), (107, pytest.approx(4 / std)), (100, 0.0)]
+    assert len(report.worst_rows) == 8
+    assert sum(each.rows for each in report.by_class) == 16
+    assert all(each.reference_correct == each.rows for each in report.by_class)
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data == report.to_json()
+    assert len(data["worst_rows"][0]["logits"]) == 3
+
+
+def test_a_form_that_ignores_its_input_fails_by_name(bundle: Bundle, parts: dict[str, Any], run_with: Any) -> None:
+    run_with(lambda batch: np.full((len(batch), 3), 127, np.float32))
+    report = verify_pixels(bundle, parts, sizes=(8,), gate=Gate(1e9, 0.0, 100.0))
+    assert report.reasons == ("batch 8: every input gets the same logits, and the reference tells inputs apart",)
 
 
 @given(count=st.integers(1, 300), batch_size=st.integers(1, 70))
