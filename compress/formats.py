@@ -12,9 +12,9 @@ from export.parity import GATES, Gate
 
 
 class FormatSpec(Spec):
-    """A form. students: which ones it is for."""
+    """A form. students: which ones it is for: `quantized` are those of stages with `quantize`, `real` all other."""
 
-    students: ClassVar[Literal["any", "binary", "real"]] = "any"
+    students: ClassVar[Literal["any", "binary", "real", "quantized"]] = "any"
 
 
 class OnnxSpec(FormatSpec):
@@ -85,6 +85,23 @@ class Int8CpuSpec(Int8Spec):
     kind = "int8_cpu"
 
 
+class Int4Spec(FormatSpec):
+    """A quantised student with weights of 4 bits and fewer as tensors of 4 bits, half as large as in `onnx`; opset 21.
+
+    TensorRT refuses it: it takes weights of 4 bits for no convolution.
+    """
+
+    kind = "int4"
+    students = "quantized"
+
+
+class QonnxSpec(FormatSpec):
+    """A quantised student as QONNX, for FPGA flows; any ONNX Runtime runs it too, in float."""
+
+    kind = "qonnx"
+    students = "quantized"
+
+
 FORMATS: dict[str, type[FormatSpec]] = {
     "onnx": OnnxSpec,
     "packed": PackedSpec,
@@ -92,4 +109,6 @@ FORMATS: dict[str, type[FormatSpec]] = {
     "bf16": Bf16Spec,
     "int8": Int8Spec,
     "int8_cpu": Int8CpuSpec,
+    "int4": Int4Spec,
+    "qonnx": QonnxSpec,
 }

@@ -19,6 +19,7 @@ from export.graph import DeployableGraph, Preprocess
 from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
+from export.to_qdq import qdq_from_onnx
 from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
@@ -110,6 +111,10 @@ class VariantRun(Stages):
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
         source = Source(simulated, layers, dataset.train, self.notify)
+        if stage.spec.quantize:
+            onnx = qdq_from_onnx(simulated)
+        else:
+            onnx = portable_from_onnx(simulated, layers=layers) if layers else simulated
         forms = [form_of(spec, source) for spec in export.formats if spec.kind != "onnx"]
         write_bundle(
             self.bundle_path,
@@ -122,7 +127,8 @@ class VariantRun(Stages):
             signature=dataset.signature,
             text=dataset.featuriser,
             table=dataset.columns,
-            onnx=portable_from_onnx(simulated, layers=layers) if layers else simulated,
+            onnx=onnx,
+            precision="int8" if stage.spec.quantize else "fp32",
             forms=[each.form for each in forms],
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],
