@@ -39,6 +39,13 @@ EXTRAS = {
 class EdgefoldGroup(click.Group):
     """Prints an EdgefoldError as message and remedy, and ends with its exit code."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take a verb of two words, `export engine`, before the one that its first word is."""
+        verb = " ".join(args[:2])
+        return (verb, self.commands[verb], args[2:]) if verb in self.commands else super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -164,6 +171,35 @@ def export(recipe: str, as_json: bool, **options: Any) -> None:
     _run(recipe, "export", as_json, **options)
 
 
+@main.command(name="export engine")
+@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--format", "formats", multiple=True, help="Build of this format; may be repeated [default: as wanted].")
+@click.option("--capability", "capabilities", multiple=True, metavar="SM86",
+              help="GPU to build for (TensorRT-RTX only); may be repeated [default: what is at hand].")  # fmt: skip
+@click.option("--module", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="[default: the first that builds here]")
+@click.option("--profile", "profiles", multiple=True, metavar="1,8,64",
+              help="Batch sizes of a profile; may be repeated [default: those of the bundle].")  # fmt: skip
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="Most memory of a layer.")
+@click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Measure no kernel twice (not on RTX, which measures none).")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Write engines here and leave the bundle as it is.")  # fmt: skip
+@json_option
+def export_engine(bundle: Path, as_json: bool, **options: Any) -> None:
+    """Build TensorRT engines of a bundle's ONNX files, on the device or for it; needs no torch.
+
+    Without --format it builds what the recipe wanted and nobody has built yet, or of onnx.
+
+    \b
+    Example:
+      edgefold export engine runs/quickstart/bundle
+      edgefold export engine runs/quickstart/bundle --format fp16 --capability sm86 --capability sm89
+    """
+    from compress.engine_command import build, print_engines
+
+    print_engines(build(bundle, **options), as_json)
+
+
 @main.command()
 @click.argument("target")
 @click.option("--against", metavar="FILE or FORMAT", help="Compare with it and name the node that departs.")
@@ -236,6 +272,8 @@ def verify(
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
+@click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
+@click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
 @runs_option
 @json_option
@@ -251,6 +289,7 @@ def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bo
     arguments = [
         *("--format", options["format_name"], "--threads", options["threads"], "--batch", options["batch"]),
         *(["--quick"] if quick else []),
+        *(f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]),
     ]
     _device_side("bench", _bundle_of(target, runs), arguments, output, as_json)
 

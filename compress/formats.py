@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from compress.kinds import Spec
 from export.parity import GATES, Gate
+from runtime.manifest import EngineRequest
 
 
 class FormatSpec(Spec):
@@ -78,10 +79,49 @@ class Int8Spec(FormatSpec):
         return self.gate.over(GATES["int8"]) if self.gate else GATES["int8"]
 
 
+if TYPE_CHECKING:
+    _OfFormat = FormatSpec
+else:  # `from` is a word of Python's own, so no class body can declare it
+    _OfFormat = create_model(
+        "_OfFormat", __base__=FormatSpec, **{"from": (Literal["onnx", "fp16", "int8", "bf16"], "onnx")}
+    )
+
+
+class TensorrtSpec(_OfFormat):
+    """A TensorRT engine of another format (`from`), which says its precision; may be listed several times.
+
+    capabilities: the GPUs to build for, as in `sm86` (TensorRT-RTX only); none is every GPU that RTX serves or, for
+    TensorRT, the one at hand. workspace: MiB that a layer may take. profiles: batch sizes, each list a profile of its
+    own, tuned for its middle one; none are those of `batch_sizes`. via: `torch` goes from the trained model by
+    torch-tensorrt, without ONNX. Where no engine can be built the bundle keeps the request, for
+    `edgefold export engine BUNDLE` on the device.
+    """
+
+    kind = "tensorrt"
+    students = "real"
+
+    capabilities: tuple[Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$")], ...] = ()
+    module: Literal["tensorrt", "tensorrt_rtx"] | None = None
+    workspace: int | None = Field(None, ge=1, le=1 << 20)
+    profiles: tuple[Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)], ...] = ()
+    via: Literal["onnx", "torch"] = "onnx"
+
+    @property
+    def source(self) -> str:
+        """Return the format that the engine is built of."""
+        return str(getattr(self, "from"))
+
+    @property
+    def request(self) -> EngineRequest:
+        """Return what the bundle keeps of it."""
+        return EngineRequest(self.source, self.capabilities, self.module, self.workspace, self.profiles)
+
+
 FORMATS: dict[str, type[FormatSpec]] = {
     "onnx": OnnxSpec,
     "packed": PackedSpec,
     "fp16": Fp16Spec,
     "bf16": Bf16Spec,
     "int8": Int8Spec,
+    "tensorrt": TensorrtSpec,
 }

@@ -11,18 +11,21 @@ import numpy as np
 
 from compress.device_side import run_device_side
 from compress.evaluate import predict
+from compress.formats import TensorrtSpec
 from compress.forms import QUANTIZATION, Source, form_of
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
+from export.engines import add_engines, build_engines
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
+from export.to_tensorrt import tensorrt_module
 from export.verify import NotRun, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError
+from runtime.errors import BundleError, ExportError, MissingExtraError
 from runtime.files import file_atomically, write_json
 
 Step = Literal["train", "export", "verify", "benchmark"]
@@ -44,6 +47,8 @@ class VariantRun(Stages):
             elif self.plan.recipe.export is not None:
                 {"export": self.export, "verify": self.verify, "benchmark": self.benchmark}[step]()
 
+    _cannot_build = False  # said once
+
     @property
     def bundle_path(self) -> Path:
         return self.folder / "bundle"
@@ -60,8 +65,18 @@ class VariantRun(Stages):
         return bundle if bundle.recipe_key == self.plan.key else None
 
     def export(self) -> Bundle:
-        """Write the bundle, or reuse the one that is there."""
-        return self.bundle() or self._write_bundle()
+        """Write the bundle, or reuse the one that is there; build the engines that it lacks, where that can be done."""
+        bundle = self.bundle() or self._write_bundle()
+        if not bundle.missing_engines or self._cannot_build:
+            return bundle
+        try:
+            for module in {request.module for request in bundle.missing_engines}:
+                tensorrt_module(module)
+        except (MissingExtraError, ExportError) as error:
+            self._cannot_build = True
+            self.notify(f"warning: no TensorRT engine is built: {error.message}. {on_the_device(bundle)}")
+            return bundle
+        return add_engines(bundle, build_engines(bundle, bundle.missing_engines, notify=self.notify))
 
     def result(self, name: str) -> dict[str, Any] | None:
         """Return the content of a result file of this run (parity.json, ...), if it is of the bundle that is there."""
@@ -103,7 +118,7 @@ class VariantRun(Stages):
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
         source = Source(simulated, layers, dataset.train, self.notify)
-        forms = [form_of(spec, source) for spec in export.formats if spec.kind != "onnx"]
+        forms = [form_of(spec, source) for spec in export.formats if spec.kind not in ("onnx", "tensorrt")]
         write_bundle(
             self.bundle_path,
             name=self.plan.name,
@@ -123,6 +138,7 @@ class VariantRun(Stages):
             logits=self._reference_logits()[rows],
             metrics=metrics,
             batch_sizes=export.batch_sizes,
+            engines=[spec.request for spec in export.formats if isinstance(spec, TensorrtSpec)],
         )
         bundle = open_bundle(self.bundle_path)
         for made in forms:
@@ -237,6 +253,12 @@ class VariantRun(Stages):
 def _identity(bundle: Bundle) -> dict[str, str]:
     """Return what a result file says of the bundle that it belongs to."""
     return {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum}
+
+
+def on_the_device(bundle: Bundle) -> str:
+    """Return how the engines that a bundle lacks are built where it will run."""
+    wanted = "; ".join(request.in_words() for request in bundle.missing_engines)
+    return f"The bundle keeps what is wanted ({wanted}): edgefold export engine {bundle.path}, on the device"
 
 
 def _target_name(target: LocalSpec) -> str:

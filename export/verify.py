@@ -17,7 +17,7 @@ import numpy as np
 
 from export.parity import ClassCount, Comparison, Gate, WorstRow, by_class, compare, gate_of, worst, worst_rows
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, DeviceError, ExportError, GateError, MissingExtraError
+from runtime.errors import BundleError, DeviceError, EdgefoldError, ExportError, GateError, MissingExtraError
 from runtime.rows import shortened
 from runtime.runners import open_runner
 from runtime.runners.base import Runner
@@ -115,7 +115,7 @@ def verify_formats(
             reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, row_ids=row_ids, threads=threads))
         except (DeviceError, MissingExtraError) as error:
             obstacles.append(error)
-            reports.append(NotRun(format, file.precision, error.message))
+            reports.append(NotRun(format, file.precision, _reason(bundle, format, error)))
     if len(obstacles) == len(reports):
         raise obstacles[0]
     return reports
@@ -230,9 +230,14 @@ def _open(bundle: Bundle, format: str, threads: int) -> Iterator[tuple[Runner, s
             raise
         from export.widened import WidenedRunner  # needs onnx
 
-        opened, not_run = WidenedRunner(bundle, format, threads=threads), error.message
+        opened, not_run = WidenedRunner(bundle, format, threads=threads), _reason(bundle, format, error)
     with opened as runner:
         yield runner, not_run
+
+
+def _reason(bundle: Bundle, format: str, error: EdgefoldError) -> str:
+    """Return what an error says, without the path of the file that it is about: results travel."""
+    return error.message.removeprefix(f"{bundle.file_of(format)}: ")
 
 
 def _cuts(runner: Runner, count: int, batch_size: int) -> list[np.ndarray]:

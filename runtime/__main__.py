@@ -50,10 +50,17 @@ def bench(options: argparse.Namespace) -> None:
         format=options.format,
         threads=options.threads,
         batch=options.batch,
+        on_gpu=_on_gpu(options),
         plan=measure.QUICK if options.quick else measure.FULL,
         progress=_progress,
     )
     _finish(result.to_json(), lambda: display.bench_text(result), options)
+
+
+def _on_gpu(options: argparse.Namespace) -> dict[str, bool]:
+    """Return the options of a TensorRT engine that were given; none for the other engines."""
+    given = {"copies": False} if options.without_copies else {}
+    return {**given, "cuda_graph": True} if options.cuda_graph else given
 
 
 def accuracy(options: argparse.Namespace) -> None:
@@ -202,6 +209,10 @@ def _add_bench(verbs: Any) -> None:
     )
     _add_engine_options(verb, batch=1)
     verb.add_argument("--quick", action="store_true", help="measure for 3 s and not 10 s; the result says so")
+    verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")
+    verb.add_argument(
+        "--without-copies", action="store_true", help="of a TensorRT engine: do not time copies from and to the host"
+    )
     _add_output_options(verb, "bench.json")
 
 

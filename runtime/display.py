@@ -105,6 +105,8 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
             opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
             values = {"IR version": str(header.ir_version), "opset": opsets, **header.metadata}
             lines += [f"  {line}" for line in _pairs({key: _clipped(value) for key, value in values.items()})]
+    for request in bundle.missing_engines:
+        lines += ["", f"not built: {request.in_words()} (on the device: edgefold export engine {bundle.path})"]
     return "\n".join(lines)
 
 

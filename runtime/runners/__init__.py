@@ -10,11 +10,13 @@ from runtime.runners.base import Runner
 from runtime.runners.bfloat16 import Bfloat16Runner
 from runtime.runners.onnxruntime import OnnxRuntimeRunner
 from runtime.runners.packed import PackedRunner
+from runtime.runners.tensorrt import TensorRTRunner
 
 # Format of a bundle, or what stands before its first dash -> the engine that runs it. A runner imports its engine when
 # it is opened, not before. The fastest comes first.
 RUNNERS: Mapping[str, type[Runner]] = {
     "packed": PackedRunner,
+    "tensorrt": TensorRTRunner,
     "onnx": OnnxRuntimeRunner,
     # Smaller files. On a CPU without instructions for them they are no faster, so they come last.
     "int8": OnnxRuntimeRunner,
@@ -24,15 +26,18 @@ RUNNERS: Mapping[str, type[Runner]] = {
 BEST = "best"  # in the place of a format: the fastest one of the bundle that runs on this machine
 
 
-def open_runner(bundle: Bundle, format: str = "onnx", threads: int = 1) -> Runner:
+def open_runner(
+    bundle: Bundle, format: str = "onnx", threads: int = 1, *, on_gpu: Mapping[str, bool] | None = None
+) -> Runner:
     """Load the model of `format` into its engine: `with open_runner(bundle) as runner: runner.infer(batch)`.
 
-    format: `best` takes the fastest one that runs here; the runner's `notes` say which others do not.
+    format: `best` takes the fastest one that runs here; the runner's `notes` say which others do not. on_gpu: options
+    of `TensorRTRunner`, for its engines alone.
     Raises UsageError for a format that the bundle or this edgefold lacks, BundleError for an altered or
     unsafe file, MissingExtraError for an engine that is not installed, DeviceError for one whose hardware is not
     here, EngineError for a model that the engine refuses.
     """
-    if format == BEST:
+    if format == BEST and not on_gpu:
         return _open_best(bundle, threads)
     bundle.format(format)
     kind = _kind(format)
@@ -41,7 +46,14 @@ def open_runner(bundle: Bundle, format: str = "onnx", threads: int = 1) -> Runne
             f"{bundle.path}: no engine for format {format!r}; there are engines for {', '.join(RUNNERS)}",
             remedy="Choose one of these with --format, or install a newer edgefold.",
         )
-    return RUNNERS[kind](bundle, format, threads=threads)
+    runner = RUNNERS[kind]
+    if on_gpu:
+        if not issubclass(runner, TensorRTRunner):
+            raise UsageError(
+                f"{bundle.path}: CUDA graphs and copies are options of TensorRT engines, and {format!r} is none"
+            )
+        return runner(bundle, format, threads=threads, **on_gpu)
+    return runner(bundle, format, threads=threads)
 
 
 def _kind(format: str) -> str:

@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class Runner(ABC):
     that `_prepare_load` returns: reading and checking the file is not the engine's.
     """
 
-    engine: ClassVar[str]
+    engine: str
 
     def __init__(self, bundle: Bundle, format: str, *, threads: int = 1) -> None:
         if threads < 1:
