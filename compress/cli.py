@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from compress.ready_options import export_ready, ready_student_options
 from runtime.errors import BundleError, DataError, EdgefoldError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -114,6 +115,37 @@ scale_option = click.option(
 )  # fmt: skip
 
 
+def engine_options(function: Function) -> Function:
+    """Add the options that say on what a model runs, for `_engine_arguments`."""
+    for option in (
+        click.option("--precision", metavar="NAME", help="What OpenVINO computes in: fp32 (default) or bf16."),
+        click.option(
+            "--provider", metavar="NAME",
+            help="What ONNX Runtime runs on: cpu (default), cuda, tensorrt, nv-tensorrt-rtx, openvino, xnnpack, "
+            "coreml, qnn; refused where it would fall back to the CPU.",
+        ),
+        click.option(
+            "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine."
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _engine_arguments(options: dict[str, Any]) -> list[Any]:
+    given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
+
+
+target_option = click.option(
+    "--target", "targets", multiple=True, metavar="NAME", help="Measure on this device of --targets; may be repeated."
+)  # fmt: skip
+targets_option = click.option(
+    "--targets", "targets_file", type=click.Path(path_type=Path), default=Path("targets.yaml"), show_default=True,
+    help="File that says how the devices are reached.",
+)  # fmt: skip
+
+
 def selection_options(function: Function) -> Function:
     """Add the options that say which of a recipe's runs are meant."""
     for option in (scale_option, variant_option, seed_option):
@@ -159,15 +191,23 @@ def train(recipe: str, stage: str | None, as_json: bool, **options: Any) -> None
 
 
 @main.command()
-@click.argument("recipe")
+@click.argument("recipe", required=False)
+@ready_student_options
 @run_options
-def export(recipe: str, as_json: bool, **options: Any) -> None:
+def export(recipe: str | None, as_json: bool, **options: Any) -> None:
     """Write the bundle of a recipe's deployed stage; trains what is missing.
+
+    With --weights it is the bundle of a student that was trained elsewhere, proven in the same way.
 
     \b
     Example:
       edgefold export quickstart
+      edgefold export --weights student.safetensors --model wrn:16-2 --input 32x32x3 --classes 10 \\
+        --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --data rows.npz --formats onnx,int8 --output bundle
     """
+    if export_ready(recipe, as_json, options):
+        return
+    assert recipe is not None  # export_ready refused
     _run(recipe, "export", as_json, **options)
 
 
@@ -207,10 +247,12 @@ def export_engine(bundle: Path, as_json: bool, **options: Any) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="With --against: .npz with inputs, labels, row_ids.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="With --against: the bundle whose samples are run.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="With --against: of values on the way.")
+@engine_options
 @run_options
 def verify(
     target: str, against: str | None, format_name: str | None, data: Path | None, bundle: Path | None,
-    tolerance: float | None, as_json: bool, **options: Any,
+    tolerance: float | None, as_json: bool, engine: str | None, provider: str | None, precision: str | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Prove that every exported format is the model that was trained.
 
@@ -223,8 +265,10 @@ def verify(
       edgefold verify runs/quickstart/bundle
       edgefold verify runs/quickstart/bundle --format int8 --against onnx
       edgefold verify mine.onnx --against other.onnx --data rows.npz
+      edgefold verify runs/quickstart/bundle --engine openvino
     """
     from compress import terminal
+    from runtime.runners.choice import EngineChoice
 
     if against is not None:
         from compress.against import verify_against
@@ -238,14 +282,20 @@ def verify(
         return
     if any(option is not None for option in (format_name, data, bundle, tolerance)):
         raise UsageError("--format, --data, --bundle and --tolerance go with --against", "Add it.")
+    choice = EngineChoice(engine, provider, precision)  # type: ignore[arg-type]  # it checks the names
     if _is_bundle(target):
         from export.verify import require_parity, verify_bundle
 
-        reports = verify_bundle(Path(target))
+        reports = verify_bundle(Path(target), choice=choice)
         terminal.print_parity([report.to_json() for report in reports], as_json)
         for report in reports:
             require_parity(report)
         return
+    if choice != EngineChoice():
+        raise UsageError(
+            "--engine, --provider and --precision are for a bundle; a recipe's engines are those of its benchmark",
+            "Name the bundle folder, or write `benchmark: [local, {local: {engine: openvino}}]` in the recipe.",
+        )
     plans, settings = _prepare(target, **options)
     from compress.pipeline import run_plans
     from compress.stages import run_folder
@@ -261,74 +311,127 @@ def verify(
 
 
 @main.command()
-@click.argument("target")
+@click.argument("bundle")
 @click.option(
     "--format",
     "format_name",
-    default="onnx",
-    show_default=True,
-    help="Which of the bundle's formats, or best: the fastest that runs here.",
+    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@engine_options
+@click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
+@click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
 @click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
 @click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
+@target_option
+@targets_option
 @runs_option
 @json_option
-def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bool, **options: Any) -> None:
-    """Measure the latency of a bundle on this machine.
+def bench(
+    bundle: str, runs: Path, as_json: bool, output: Path | None, quick: bool, targets: tuple[str, ...],
+    targets_file: Path, **options: Any,
+) -> None:  # fmt: skip
+    """Measure the latency of a bundle on this machine, or on devices that are reached by ssh or adb.
 
-    TARGET is a bundle folder or a recipe that was run.
+    BUNDLE is a bundle folder or a recipe that was run. A missed limit of a target ends with exit code 3.
 
     \b
     Example:
       edgefold bench runs/quickstart/bundle --threads 2
+      edgefold bench runs/quickstart/bundle --engine openvino
+      edgefold bench quickstart --target pi4 --target phone
     """
-    arguments = [
-        *("--format", options["format_name"], "--threads", options["threads"], "--batch", options["batch"]),
-        *(["--quick"] if quick else []),
-        *(f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]),
-    ]
-    _device_side("bench", _bundle_of(target, runs), arguments, output, as_json)
+    folder, format_name = _bundle_of(bundle, runs), options["format_name"]
+    settings = {"threads": options["threads"], "batch": options["batch"]}
+    engine = _engine_arguments(options)
+    engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
+    if targets:
+        from compress import target_commands
+
+        target_commands.bench(
+            folder, targets, targets_file, formats=(format_name,) if format_name else (), overrides=settings,
+            engine=engine, quick=quick, output=output, as_json=as_json,
+        )  # fmt: skip
+        return
+    arguments = ["--format", format_name or "onnx", *engine, *(["--quick"] if quick else [])]
+    arguments += [word for name, value in settings.items() if value for word in (f"--{name}", value)]
+    _device_side("bench", folder, arguments, output, as_json)
 
 
 @main.command()
-@click.argument("target")
+@click.argument("bundle")
 @click.option(
     "--format",
     "format_name",
-    default="onnx",
-    show_default=True,
-    help="Which of the bundle's formats, or best: the fastest that runs here.",
+    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    help=".npz with inputs, labels, row_ids [default: the run's test rows].",
+    help=".npz with inputs, labels, row_ids, or data as a recipe names it  [default: the run's test rows]",
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@engine_options
+@click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
+@target_option
+@targets_option
+@data_option
 @runs_option
 @json_option
-def accuracy(target: str, runs: Path, as_json: bool, output: Path | None, data: Path | None, **options: Any) -> None:
-    """Measure the accuracy of a bundle with the engine that a device runs.
+def accuracy(
+    bundle: str, runs: Path, as_json: bool, output: Path | None, data: str | None, data_root: Path | None,
+    limit: int | None, targets: tuple[str, ...], targets_file: Path, **options: Any,
+) -> None:  # fmt: skip
+    """Measure the accuracy of a bundle with the engine that a device runs, here or on devices by ssh or adb.
 
-    TARGET is a bundle folder or a recipe that was run.
+    BUNDLE is a bundle folder or a recipe that was run. What a device predicts is compared with this machine row by row.
 
     \b
     Example:
       edgefold accuracy quickstart
+      edgefold accuracy runs/mnist/bundle --target pi4 --data mnist --limit 2000
     """
-    bundle = _bundle_of(target, runs)
-    rows = bundle.parent / "test_rows.npz"
-    source = data or (rows if rows.exists() else None)
-    arguments = ["--format", options["format_name"], "--threads", options["threads"]]
-    arguments += ["--data", source] if source else []
-    arguments += ["--limit", options["limit"]] if options["limit"] else []
-    _device_side("accuracy", bundle, arguments, output, as_json)
+    from compress.labelled_rows import labelled_rows
+
+    folder = _bundle_of(bundle, runs)
+    with labelled_rows(folder, data, data_root=data_root, cache=runs / "cache", limit=limit) as rows:
+        if targets:
+            from compress import target_commands
+
+            target_commands.accuracy(
+                folder, targets, targets_file, formats=(options["format_name"],) if options["format_name"] else (),
+                overrides={"threads": options["threads"]}, engine=_engine_arguments(options),
+                rows=rows, limit=limit, output=output, as_json=as_json,
+            )  # fmt: skip
+            return
+        arguments = ["--format", options["format_name"] or "onnx", *_engine_arguments(options)]
+        arguments += ["--data", rows] if rows else []
+        arguments += ["--threads", options["threads"]] if options["threads"] else []
+        arguments += ["--limit", limit] if limit else []
+        _device_side("accuracy", folder, arguments, output, as_json)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="RUN...")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write the table here.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it here, as SVG.")
+@runs_option
+@json_option
+def compare(names: tuple[str, ...], runs: Path, csv: Path | None, plot: Path | None, as_json: bool) -> None:
+    """Show which student to ship of several finished runs, or whether two latency results differ.
+
+    RUN is a recipe that was run, or its folder. Of .json files that `edgefold bench --output` wrote, each is compared
+    with the first: the ratio of medians with its 95 % bootstrap interval.
+
+    \b
+    Example:
+      edgefold compare quickstart
+      edgefold compare before.json after.json
+    """
+    from compress.compare_command import compare as compare_results
+
+    compare_results(names, runs, as_json=as_json, csv=csv, plot=plot)
 
 
 @main.command()

@@ -74,4 +74,4 @@ def _macs(stage: StageSpec, declaration: Declaration) -> int:
     assert declaration.signature is not None  # the caller looked
     assert declaration.classes is not None
     outputs = declaration.classes * stage.subclasses
-    return profile_of(stage.model, signature=declaration.signature, outputs=outputs).total_macs
+    return profile_of(stage.network, signature=declaration.signature, outputs=outputs).total_macs

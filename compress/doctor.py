@@ -12,6 +12,7 @@ from typing import Any
 
 from runtime import custom_ops
 from runtime.errors import EdgefoldError
+from runtime.runners.providers import BY_NAME
 
 # (import name, distribution, what it is for, how to get it)
 PACKAGES = (
@@ -29,6 +30,7 @@ PACKAGES = (
     ("transformers", "transformers", "text encoders", "pip install 'edgefold[text]'"),
     ("tokenizers", "tokenizers", "texts of text encoders", "pip install tokenizers"),
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
+    ("openvino", "openvino", "a second ONNX engine", "pip install 'edgefold[openvino]'"),
     ("tensorrt_rtx", "tensorrt-rtx", "TensorRT engines", "pip install 'edgefold[rtx]'"),
 )
 
@@ -72,8 +74,16 @@ def _engines() -> list[dict[str, Any]]:
                 "pip install --force-reinstall onnxruntime",
             )
         ]
-    usable = "CPUExecutionProvider" in providers
-    return [_finding("engine onnxruntime", usable, ", ".join(providers), "pip install --force-reinstall onnxruntime")]
+    remedy = BY_NAME["cpu"].remedy
+    findings = [_finding("engine onnxruntime", "CPUExecutionProvider" in providers, ", ".join(providers), remedy)]
+    for name, provider in BY_NAME.items():
+        if name == "cpu":
+            continue
+        plugged = bool(provider.plugin) and importlib.util.find_spec(provider.plugin) is not None
+        usable = plugged or provider.name in providers
+        found = f"plugin {provider.plugin}" if plugged else "in this build" if usable else "not in this build"
+        findings.append(_finding(f"provider {name}", usable, found, provider.remedy))
+    return findings
 
 
 def _custom_ops() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, create_model
@@ -93,8 +94,8 @@ class TensorrtSpec(_OfFormat):
     capabilities: the GPUs to build for, as in `sm86` (TensorRT-RTX only); none is every GPU that RTX serves or, for
     TensorRT, the one at hand. workspace: MiB that a layer may take. profiles: batch sizes, each list a profile of its
     own, tuned for its middle one; none are those of `batch_sizes`. via: `torch` goes from the trained model by
-    torch-tensorrt, without ONNX. Where no engine can be built the bundle keeps the request, for
-    `edgefold export engine BUNDLE` on the device.
+    torch-tensorrt, in float32 and without ONNX, to an ExportedProgram beside the bundle. Where no engine can be built
+    the bundle keeps the request, for `edgefold export engine BUNDLE` on the device.
     """
 
     kind = "tensorrt"
@@ -115,6 +116,11 @@ class TensorrtSpec(_OfFormat):
     def request(self) -> EngineRequest:
         """Return what the bundle keeps of it."""
         return EngineRequest(self.source, self.capabilities, self.module, self.workspace, self.profiles)
+
+
+def engine_specs(formats: Sequence[FormatSpec]) -> list[TensorrtSpec]:
+    """Return the formats that are TensorRT engines."""
+    return [spec for spec in formats if isinstance(spec, TensorrtSpec)]
 
 
 FORMATS: dict[str, type[FormatSpec]] = {

@@ -25,6 +25,11 @@ class Spec(BaseModel):
     kind: ClassVar[str] = ""
     shorthand: ClassVar[str] = ""
 
+    @classmethod
+    def written_short(cls, value: str) -> dict[str, Any] | None:
+        """Return the options that `kind:value` sets; None where this kind has no such form."""
+        return {cls.shorthand: value} if cls.shorthand else None
+
 
 class OneOf:
     """Field annotation for "one kind of `table`": `Annotated[ModelSpec, OneOf("model", MODELS)]`.
@@ -74,9 +79,8 @@ class OneOf:
     def _written_short(self, value: str) -> dict[str, Any]:
         """Return `kind`, or `kind:value` of a kind with a shorthand, as `kind: {options}`."""
         kind, colon, option = value.partition(":")
-        if colon and kind in self.table and (name := self.table[kind].shorthand):
-            return {kind: {name: option}}
-        return {value: None}
+        options = self.table[kind].written_short(option) if colon and kind in self.table else None
+        return {value: None} if options is None else {kind: options}
 
 
 def _selected(choice: BaseModel) -> Spec:

@@ -64,10 +64,10 @@ class StagePlan:
 
     @property
     def profile(self) -> Profile:
-        return profile_of(self.spec.model, signature=self.signature, outputs=self.outputs)
+        return profile_of(self.spec.network, signature=self.signature, outputs=self.outputs)
 
     def build_model(self) -> Classifier:
-        return self.spec.model.build(signature=self.signature, outputs=self.outputs)
+        return self.spec.network.build(signature=self.signature, outputs=self.outputs)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def _plan_stage(
         "seed": seed,
         "data": {"content": content, **data_settings(recipe.data)},
         "model": spec.model.resolved(),
+        **({"quantize": spec.quantize.model_dump(mode="json")} if spec.quantize else {}),
         "classes": heads.classes,
         "subclasses": heads.subclasses,
         "objective": [as_recipe_value(term) for term in spec.objective],
@@ -149,7 +150,7 @@ def _plan_stage(
         teachers=spec.teachers,
         init_from=spec.init_from,
         parameters=parameter_count(
-            spec.model, signature=declaration.signature, outputs=heads.classes * heads.subclasses
+            spec.network, signature=declaration.signature, outputs=heads.classes * heads.subclasses
         ),
         expect=recipe.expectations().get(name),
         resolved=resolved,

@@ -18,6 +18,7 @@ from compress.datasets import DataSpec
 from compress.kinds import OneOf, Spec, as_recipe_value
 from compress.models import MODELS, Classifier, ModelSpec, Shapes, shapes_of
 from compress.objectives.base import TeacherGives
+from compress.quantize import QuantizedSpec, QuantizeSpec
 from export.graph import InputSignature, Preprocess
 from runtime.errors import RecipeError
 
@@ -87,6 +88,8 @@ class ArtifactTeacherSpec(Spec):
         resolved = artifact.record["resolved"]
         try:
             model = _MODEL.validate_python(_with_tuples(resolved["model"]))
+            if "quantize" in resolved:
+                model = QuantizedSpec(model=model, quantize=QuantizeSpec.model_validate(resolved["quantize"]))
             return ArtifactReadyMade(f"stage {artifact.key[:12]}", artifact, model, resolved["subclasses"])
         except (ValidationError, KeyError) as error:
             raise RecipeError(f"{self.artifact}: its stage.json is of another version of edgefold") from error
@@ -166,7 +169,10 @@ class ArtifactReadyMade:
     @property
     def identity(self) -> dict[str, Any]:
         sha256 = self.artifact.record["sha256"]["weights.safetensors"]
-        return {"artifact": sha256, "model": as_recipe_value(self.model), "subclasses": self.subclasses}
+        network = (
+            self.model.in_recipe() if isinstance(self.model, QuantizedSpec) else {"model": as_recipe_value(self.model)}
+        )
+        return {"artifact": sha256, **network, "subclasses": self.subclasses}
 
     def problem(self, data: DataSpec, signature: InputSignature, classes: int) -> str | None:
         resolved = self.artifact.record["resolved"]

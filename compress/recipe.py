@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from compress.datasets import DataSpec
 from compress.formats import FORMATS, FormatSpec, OnnxSpec
@@ -15,10 +16,12 @@ from compress.models import MODELS, ModelSpec
 from compress.objectives import OBJECTIVES, TermSpec
 from compress.optimization import OPTIMIZERS, SCHEDULES, AdamSpec, ConstantSpec, OptimizerSpec, ScheduleSpec
 from compress.published import ExpectSpec, PublishedSpec
+from compress.quantize import QuantizedSpec, QuantizeSpec
 from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
-from runtime.errors import RecipeError
+from runtime.errors import RecipeError, UsageError
+from runtime.runners.choice import EngineChoice, EngineName, Precision, ProviderName
 
 # Names become folder names on every system, so they are plain.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -78,11 +81,13 @@ class LabelsSpec(Spec):
 class StageSpec(Spec):
     """One training stage: a model, its head, what it learns from, and what it should reach.
 
+    quantize: train the model on grids of few bits (`compress.quantize`), best from the weights of a float stage.
     teacher: an earlier stage or a ready-made one (`compress.ready_made`), or several whose logits become one by
     `ensemble`: their mean, or their sum as in the published code of Kim et al. 2021.
     """
 
     model: Annotated[ModelSpec, OneOf("model", MODELS)]
+    quantize: QuantizeSpec | None = None
     subclasses: int = Field(1, ge=1, le=4096)
     teacher: Annotated[tuple[TeacherName, ...], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     ensemble: EnsembleLogits | None = None
@@ -91,6 +96,16 @@ class StageSpec(Spec):
     objective: Objective
     train: TrainSpec = TrainSpec()
     expect: ExpectSpec | None = None
+
+    @property
+    def network(self) -> ModelSpec:
+        """Return what is trained: the model, or its quantised form."""
+        return QuantizedSpec(model=self.model, quantize=self.quantize) if self.quantize else self.model
+
+    @property
+    def model_name(self) -> str:
+        """Return what tables call the model: its kind, and bits of weights and activations where it is quantised."""
+        return f"{self.model.kind} {self.quantize}" if self.quantize else self.model.kind
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -116,13 +131,32 @@ class ExportSpec(Spec):
 
 
 class LocalSpec(Spec):
-    """This machine."""
+    """This machine. Formats are also verified, and their accuracy measured, on each engine that targets name.
+
+    engine: openvino in the place of the format's own; formats that it does not run are left out. provider: what ONNX
+    Runtime runs on. precision: what OpenVINO computes in.
+    """
 
     kind = "local"
 
     threads: int = Field(1, ge=1, le=1024)
     batch: int = Field(1, ge=1, le=65536)
     quick: bool = False
+    engine: EngineName | None = None
+    provider: ProviderName | None = None
+    precision: Precision | None = None
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> LocalSpec:
+        try:
+            EngineChoice(self.engine, self.provider, self.precision)
+        except UsageError as error:
+            raise PydanticCustomError("engine", "{problem}", {"problem": error.message}) from None
+        return self
+
+    @property
+    def choice(self) -> EngineChoice:
+        return EngineChoice(self.engine, self.provider, self.precision)
 
 
 TARGETS: dict[str, type[Spec]] = {"local": LocalSpec}

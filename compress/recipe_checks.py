@@ -9,6 +9,7 @@ from dataclasses import replace
 from compress.datasets import Declaration, declare
 from compress.formats import TensorrtSpec
 from compress.models import Shapes, has_binary_layers, shapes_of
+from compress.models.binary import BinarySpec
 from compress.objectives import Heads
 from compress.published import PublishedSpec
 from compress.ready_made import ArtifactTeacherSpec, OnnxTeacherSpec, ReadyMade
@@ -82,7 +83,7 @@ def _teacher_shapes(teacher: StageSpec | ReadyMade, declaration: Declaration) ->
 def _shapes(stage: StageSpec, declaration: Declaration) -> Shapes | None:
     if declaration.signature is None or declaration.classes is None:
         return None
-    return shapes_of(stage.model, signature=declaration.signature, outputs=declaration.classes * stage.subclasses)
+    return shapes_of(stage.network, signature=declaration.signature, outputs=declaration.classes * stage.subclasses)
 
 
 Found = tuple[Path, str, str]
@@ -125,6 +126,13 @@ def _engine_problems(recipe: Recipe) -> Iterator[Found]:
         path: Path = ("export", "formats", i)
         if spec.source not in kinds:
             yield (*path, "from"), f"'{spec.source}' is not exported", f"Add {spec.source} to the formats."
+        if spec.via == "torch" and (spec.source != "onnx" or spec.module or len(spec.profiles) > 1):
+            remedy = "Leave from, module and further profiles out, or via."
+            yield (
+                (*path, "via"),
+                "torch-tensorrt takes the trained model, with one profile, by a TensorRT of its own",
+                remedy,
+            )
         if spec.capabilities and (spec.module == "tensorrt" or spec.via == "torch"):
             builder = "torch-tensorrt" if spec.via == "torch" else "tensorrt"
             remedy = "Leave capabilities out, or module: tensorrt_rtx builds for others."
@@ -228,6 +236,13 @@ def _ensemble_problems(recipe: Recipe, own: Path, stage: StageSpec) -> Iterator[
 
 def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     stage = recipe.stages[name]
+    if stage.quantize and isinstance(stage.model, BinarySpec):
+        yield (
+            ("stages", name, "quantize"),
+            f"quantize is for real-valued models, and {stage.model.kind} has bits of its own",
+            "Write them as options of the model, `weights: int4, activations: int8`, or take another model.",
+        )
+        return
     try:
         # Whether a model takes the input does not hang on the number of classes, which only the files may tell.
         _shapes(stage, replace(declaration, classes=declaration.classes or 2))
@@ -246,7 +261,7 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
             yield ("stages", name, "objective", i), f"{term.kind}: {problem}", ""
     yield from _format_problems(recipe, name, declaration)
     source = recipe.stages.get(stage.init_from or "")
-    if source and not (stage.model.takes_weights_of(source.model) and source.subclasses == stage.subclasses):
+    if source and not (stage.network.takes_weights_of(source.network) and source.subclasses == stage.subclasses):
         yield (
             ("stages", name, "init_from"),
             f"'{stage.init_from}' has another model or head, so its weights do not fit",
@@ -263,6 +278,13 @@ def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Ite
     )
     if signature is None or not (binary_only or real_only):
         return
+    quantize = recipe.stages[name].quantize
+    if quantize and real_only:
+        yield (
+            ("export", "formats"),
+            f"{' and '.join(real_only)} would round once more what stage '{name}' was trained to round",
+            "Leave it out: `onnx` of a quantised stage is INT8 already.",
+        )
     binary = has_binary_layers(model, signature=signature, outputs=2)
     if binary and "tensorrt" in real_only:
         message = f"TensorRT has no operators of one bit, and {model.kind} of stage '{name}' has binary layers"

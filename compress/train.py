@@ -115,7 +115,7 @@ class Trainer:
         if initial is not None:
             self.model.load_state_dict(dict(initial))
         else:
-            stage.spec.model.load_pretrained(self.model)
+            stage.spec.network.load_pretrained(self.model)
         self.objective = Objective(stage.spec.objective, stage.heads).to(device)
         self.teacher = TeacherOutputs(teacher, self.objective.needs)
         # A frozen part of a model is not the optimizer's: no step, no decay, no state.

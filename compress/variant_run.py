@@ -11,26 +11,29 @@ import numpy as np
 
 from compress.device_side import run_device_side
 from compress.evaluate import predict
-from compress.formats import TensorrtSpec
+from compress.formats import engine_specs
 from compress.forms import QUANTIZATION, Source, form_of
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
-from export.engines import add_engines, build_engines
+from export.engines import FP32_GATE, add_engines, build_engines
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
 from export.to_tensorrt import tensorrt_module
-from export.verify import NotRun, require_parity, verify_formats
+from export.to_torch_tensorrt import program_from_graph, torch_tensorrt_module
+from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError, ExportError, MissingExtraError
-from runtime.files import file_atomically, write_json
+from runtime.files import file_atomically, sha256_of_file, write_json
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
+PROGRAM = "torch-tensorrt.pt2"  # beside the bundle: loading it may run what it brings
 SAMPLES = 256  # real inputs that travel with a bundle
 PARITY_VERSION = 2  # of parity.json; 2 added by_class and worst_rows
 PARITY_ROWS = 1000  # test rows that every format is compared on
@@ -47,7 +50,7 @@ class VariantRun(Stages):
             elif self.plan.recipe.export is not None:
                 {"export": self.export, "verify": self.verify, "benchmark": self.benchmark}[step]()
 
-    _cannot_build = False  # said once
+    _cannot_build = _asked_torch = False  # said once
 
     @property
     def bundle_path(self) -> Path:
@@ -67,6 +70,7 @@ class VariantRun(Stages):
     def export(self) -> Bundle:
         """Write the bundle, or reuse the one that is there; build the engines that it lacks, where that can be done."""
         bundle = self.bundle() or self._write_bundle()
+        self._compile_by_torch()
         if not bundle.missing_engines or self._cannot_build:
             return bundle
         try:
@@ -78,6 +82,31 @@ class VariantRun(Stages):
             return bundle
         return add_engines(bundle, build_engines(bundle, bundle.missing_engines, notify=self.notify))
 
+    def _compile_by_torch(self) -> None:
+        """Write the ExportedProgram that is asked for, where torch-tensorrt works; say so where it does not."""
+        export, path = self.plan.recipe.export, self.folder / PROGRAM
+        wanted = [spec for spec in engine_specs(export.formats if export else ()) if spec.via == "torch"]
+        if not wanted or self._asked_torch:
+            return
+        self._asked_torch = True
+        kept = self.result(f"{PROGRAM}.json")
+        if kept is not None and path.exists() and kept["sha256"] == sha256_of_file(path):
+            return
+        rows = self.dataset.test.inputs[: min(PARITY_ROWS, len(self.dataset.test))]
+        sizes = wanted[0].profiles[0] if wanted[0].profiles else open_bundle(self.bundle_path).batch_sizes
+        try:
+            torch_tensorrt_module()
+        except (MissingExtraError, ExportError) as error:
+            self.notify(f"warning: no {PROGRAM} is built: {error.message}. {error.remedy}")
+            return
+        compared = program_from_graph(
+            self._graph(), self.dataset.signature, path,
+            batch_sizes=sizes, rows=np.asarray(rows), gate=FP32_GATE, workspace_mib=wanted[0].workspace,
+        )  # fmt: skip
+        bundle = open_bundle(self.bundle_path)
+        result = {"format_version": 1, "bundle": _identity(bundle), "sha256": sha256_of_file(path)}
+        write_json(self.folder / f"{PROGRAM}.json", {**result, "comparison": compared.to_json()})
+
     def result(self, name: str) -> dict[str, Any] | None:
         """Return the content of a result file of this run (parity.json, ...), if it is of the bundle that is there."""
         bundle = self.bundle()
@@ -87,25 +116,34 @@ class VariantRun(Stages):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def benches(self, format_name: str) -> dict[str, dict[str, Any]]:
-        """Return the latency results of a format, by target."""
+    def benches(self, format_name: str, choice: EngineChoice | None = None) -> dict[str, dict[str, Any]]:
+        """Return the latency results of a format by target, those of one engine where one is given."""
         found = {
             file.name.split(".")[2]: self.result(file.name)
             for file in sorted(self.folder.glob(f"bench.{format_name}.*.json"))
         }
-        return {target: result for target, result in found.items() if result is not None}
+        return {
+            target: result
+            for target, result in found.items()
+            if result is not None and (choice is None or _label(result) == choice.label)
+        }
+
+    def _graph(self) -> DeployableGraph:
+        """Return what is deployed: the stage's model behind its preprocessing, in front of the fold."""
+        stage, export = self.plan.stage(self.plan.recipe.exported_stage), self.plan.recipe.export
+        return DeployableGraph(
+            Preprocess(self.dataset.signature, self.dataset.normalization),
+            self.model(stage.name).cpu(),
+            stage.heads.classes,
+            stage.heads.subclasses,
+            subclass_probabilities=export is not None and export.subclass_probabilities,
+        )
 
     def _write_bundle(self) -> Bundle:
         recipe, stage = self.plan.recipe, self.plan.stage(self.plan.recipe.exported_stage)
         export, dataset, artifact = recipe.export, self.dataset, self.artifacts[stage.name]
         assert export is not None  # run() and the command line look first
-        graph = DeployableGraph(
-            Preprocess(dataset.signature, dataset.normalization),
-            self.model(stage.name).cpu(),
-            stage.heads.classes,
-            stage.heads.subclasses,
-            subclass_probabilities=export.subclass_probabilities,
-        )
+        graph = self._graph()
         test = artifact.metrics["test"]
         metrics = {"test_accuracy": test["accuracy"], "test_rows": test["total"]}
         metadata = {
@@ -138,7 +176,7 @@ class VariantRun(Stages):
             logits=self._reference_logits()[rows],
             metrics=metrics,
             batch_sizes=export.batch_sizes,
-            engines=[spec.request for spec in export.formats if isinstance(spec, TensorrtSpec)],
+            engines=[spec.request for spec in engine_specs(export.formats) if spec.via == "onnx"],
         )
         bundle = open_bundle(self.bundle_path)
         for made in forms:
@@ -159,11 +197,13 @@ class VariantRun(Stages):
         Raises GateError when a gate is missed; the files are kept.
         """
         bundle = self.export()
+        cases = self.cases()
         kept = self.result("parity.json")
         # What could not be run may be run now: on another machine, or with another package.
-        current = kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION
-        if kept is not None and current and not any(form.get("not_run") for form in kept["formats"].values()):
-            return kept
+        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
+            same = set(kept["formats"]) == {choice.key(name) for name, choice in cases}
+            if same and not any(form.get("not_run") for form in kept["formats"].values()):
+                return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
         reports = verify_formats(
@@ -172,39 +212,47 @@ class VariantRun(Stages):
             self._reference_logits()[rows],
             test.labels[rows],
             row_ids=test.row_ids[rows],
+            cases=cases,
         )
         result = {
             "format_version": PARITY_VERSION,
             "bundle": _identity(bundle),
             "passed": all(report.passed for report in reports if not isinstance(report, NotRun)),
-            "formats": {report.format: report.to_json() for report in reports},
+            "formats": {report.name: report.to_json() for report in reports},
         }
         write_json(self.folder / "parity.json", result)
         for report in reports:
             require_parity(report)
         return result
 
+    def cases(self) -> list[tuple[str, EngineChoice]]:
+        """Return every format with each engine that runs it: its own, and those that the recipe's targets name."""
+        return cases_of(self.export(), [DEFAULT, *(target.choice for target in self.plan.recipe.benchmark)])
+
     def benchmark(self) -> None:
         """Measure accuracy and latency of every format on every target, each in a process of its own.
 
         What this machine cannot run is left out, and said.
         """
-        for name, parity in self.verify()["formats"].items():
-            if why := parity.get("not_run"):
-                self.notify(f"{name} is not measured here: {why}")
+        parity = self.verify()["formats"]
+        for name, choice in self.cases():
+            key = choice.key(name)
+            if why := parity[key].get("not_run"):
+                self.notify(f"{key} is not measured here: {why}")
                 continue
-            self.accuracy(name)
+            self.accuracy(name, choice)
             for target in self.plan.recipe.benchmark:
-                self.bench(name, target)
+                if target.choice.label == choice.label:
+                    self.bench(name, target)
 
-    def accuracy(self, format_name: str) -> dict[str, Any]:
+    def accuracy(self, format_name: str, choice: EngineChoice = DEFAULT) -> dict[str, Any]:
         """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
         bundle = self.export()
-        target = self.folder / f"accuracy.{format_name}.json"
+        target = self.folder / f"accuracy.{choice.key(format_name)}.json"
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        options = ["--format", format_name, "--data", self._rows_file()]
+        options = ["--format", format_name, *_engine_options(choice), "--data", self._rows_file()]
         result = self._from_device_side("accuracy", bundle.path, *options)
         result["rows_unlike_torch"] = self._rows_unlike_torch(result["predictions"])
         write_json(target, result)
@@ -219,15 +267,17 @@ class VariantRun(Stages):
     def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
         bundle = self.export()
         file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
-        settings = {**target.model_dump(), "quick": target.quick or self.settings.quick}
+        settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
         kept = self.result(file.name)
         if kept is not None and kept["settings"] == settings:
             return kept
         quick = ["--quick"] if settings["quick"] else []
         self.notify(
-            f"measuring latency of {format_name} on this machine, {target.threads} thread(s), batch {target.batch}"
+            f"measuring latency of {target.choice.key(format_name)} on this machine, {target.threads} thread(s), "
+            f"batch {target.batch}"
         )
-        options = ["--format", format_name, "--threads", target.threads, "--batch", target.batch, *quick]
+        options = ["--format", format_name, *_engine_options(target.choice)]
+        options += ["--threads", target.threads, "--batch", target.batch, *quick]
         result = self._from_device_side("bench", bundle.path, *options)
         result["settings"] = settings
         write_json(file, result)
@@ -261,7 +311,18 @@ def on_the_device(bundle: Bundle) -> str:
     return f"The bundle keeps what is wanted ({wanted}): edgefold export engine {bundle.path}, on the device"
 
 
+def _label(bench: Mapping[str, Any]) -> str:
+    """Return on which engine a latency was measured."""
+    chosen = bench["settings"]
+    return EngineChoice(chosen.get("engine"), chosen.get("provider"), chosen.get("precision")).label
+
+
+def _engine_options(choice: EngineChoice) -> list[Any]:
+    return [part for name, value in choice.to_json().items() for part in (f"--{name}", value)]
+
+
 def _target_name(target: LocalSpec) -> str:
     """Return the part of a bench file's name that keeps a recipe's targets apart."""
+    name = f"{target.kind}-{target.choice.label}" if target.choice.label else target.kind
     usual = (target.threads, target.batch) == (1, 1)
-    return target.kind if usual else f"{target.kind}-threads-{target.threads}-batch-{target.batch}"
+    return name if usual else f"{name}-threads-{target.threads}-batch-{target.batch}"

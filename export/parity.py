@@ -77,6 +77,15 @@ def gate_of(precision: str) -> Gate:
     return GATES[precision]
 
 
+def looser(gate: Gate, other: Gate) -> Gate:
+    """Return what is allowed by either gate, number by number."""
+    return Gate(
+        max_error_over_std=max(gate.max_error_over_std, other.max_error_over_std),
+        top1_agreement=min(gate.top1_agreement, other.top1_agreement),
+        metric_drop_points=max(gate.metric_drop_points, other.metric_drop_points),
+    )
+
+
 def compare(reference_logits: np.ndarray, logits: np.ndarray, labels: np.ndarray, gate: Gate) -> Comparison:
     """Compare logits (N, C) with reference logits (N, C) on rows with labels (N,), and judge by `gate`.
 

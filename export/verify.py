@@ -15,12 +15,33 @@ from typing import Any
 
 import numpy as np
 
-from export.parity import ClassCount, Comparison, Gate, WorstRow, by_class, compare, gate_of, worst, worst_rows
+from export.parity import (
+    ClassCount,
+    Comparison,
+    Gate,
+    WorstRow,
+    by_class,
+    compare,
+    gate_of,
+    looser,
+    worst,
+    worst_rows,
+)
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, DeviceError, EdgefoldError, ExportError, GateError, MissingExtraError
+from runtime.errors import (
+    BundleError,
+    DeviceError,
+    EdgefoldError,
+    ExportError,
+    GateError,
+    MissingExtraError,
+    UsageError,
+)
+from runtime.manifest import FormatFile
 from runtime.rows import shortened
-from runtime.runners import open_runner
+from runtime.runners import open_runner, runs_on
 from runtime.runners.base import Runner
+from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.table import LARGEST_NUMBER, MISSING, HashedColumns
 
 WANTED_ROWS = 256  # fewer show little about a one-percent gate
@@ -29,14 +50,14 @@ WORST_ROWS = 8  # that a report names
 
 @dataclass(frozen=True)
 class ParityReport:
-    """One format against its reference at every batch size of the profile.
+    """One format, on one engine, against its reference at every batch size of the profile.
 
     comparison: the worst over the batch sizes, number by number.
     extremes_finite: whether inputs all of one value (0, the largest) gave finite outputs, by that value; of a table by
     the value of its numbers.
     by_class, worst_rows: of the logits that were worst for each row, at any batch size.
     notes: what limits the result, missed gates apart. not_run: what this machine lacks to run the file itself, where
-    its arithmetic was compared by other means.
+    its arithmetic was compared by other means. engine: name and version.
     """
 
     format: str
@@ -50,6 +71,13 @@ class ParityReport:
     worst_rows: tuple[WorstRow, ...] = ()
     notes: tuple[str, ...] = ()
     not_run: str | None = None
+    choice: EngineChoice = DEFAULT
+    engine: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells the report from those of other formats and engines: `int8`, `int8@openvino`."""
+        return self.choice.key(self.format)
 
     @property
     def passed(self) -> bool:
@@ -65,6 +93,7 @@ class ParityReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "format": self.format,
+            "engine": {"name": self.engine, "chosen": self.choice.to_json()},
             "precision": self.precision,
             "rows": self.rows,
             "batch_sizes": list(self.by_batch_size),
@@ -88,9 +117,25 @@ class NotRun:
     format: str
     precision: str
     reason: str
+    choice: EngineChoice = DEFAULT
+
+    @property
+    def name(self) -> str:
+        return self.choice.key(self.format)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": self.format, "precision": self.precision, "not_run": self.reason, "passed": None}
+        return {"format": self.name, "precision": self.precision, "not_run": self.reason, "passed": None}
+
+
+def cases_of(bundle: Bundle, choices: Sequence[EngineChoice]) -> list[tuple[str, EngineChoice]]:
+    """Return every format of the bundle with each of `choices`, told apart by their results' names, that runs it."""
+    different = {choice.label: choice for choice in choices}.values()
+    return [
+        (format, choice)
+        for format in bundle.formats
+        for choice in different
+        if choice == DEFAULT or runs_on(format, choice)
+    ]
 
 
 def verify_formats(
@@ -101,21 +146,25 @@ def verify_formats(
     *,
     row_ids: np.ndarray | None = None,
     threads: int = 1,
+    cases: Sequence[tuple[str, EngineChoice]] | None = None,
 ) -> list[ParityReport | NotRun]:
     """Compare every format of the bundle with the reference at its batch sizes, as `verify_format` does.
 
+    cases: formats with what each runs on; every format on its own engine if left out.
     What needs another machine or a package that is not here is said and not compared. Raises what the first format's
     engine raises where none can be run.
     """
     reports: list[ParityReport | NotRun] = []
     obstacles: list[DeviceError | MissingExtraError] = []
-    for format, file in bundle.formats.items():
+    for format, choice in cases if cases is not None else cases_of(bundle, [DEFAULT]):
+        options: dict[str, Any] = {"row_ids": row_ids, "threads": threads, "choice": choice}
         try:
             rows = (inputs, reference_logits, labels)
-            reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, row_ids=row_ids, threads=threads))
+            reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, **options))
         except (DeviceError, MissingExtraError) as error:
             obstacles.append(error)
-            reports.append(NotRun(format, file.precision, _reason(bundle, format, error)))
+            reason = _reason(bundle, format, error)
+            reports.append(NotRun(format, bundle.format(format).precision, reason, choice))
     if len(obstacles) == len(reports):
         raise obstacles[0]
     return reports
@@ -132,6 +181,7 @@ def verify_format(
     row_ids: np.ndarray | None = None,
     gate: Gate | None = None,
     threads: int = 1,
+    choice: EngineChoice = DEFAULT,
 ) -> ParityReport:
     """Run a format of `bundle` with the device's own runner and compare it with the reference.
 
@@ -143,7 +193,7 @@ def verify_format(
     """
     form = bundle.format(format)
     precision = form.precision
-    gate = gate or (Gate(**form.gate) if form.gate is not None else gate_of(precision))
+    gate = gate or _gate(form, choice)
     if not len(inputs) or not batch_sizes or len(inputs) != len(reference_logits):
         raise ExportError(
             f"{bundle.path}: {len(inputs)} inputs, {len(reference_logits)} rows of reference logits, "
@@ -151,7 +201,7 @@ def verify_format(
         )
     compared: dict[int, Comparison] = {}
     logits: np.ndarray | None = None
-    with _open(bundle, format, threads) as (runner, not_run):
+    with _open(bundle, format, threads, choice) as (runner, not_run):
         sizes = [size for size in batch_sizes if runner.takes_batch(size)]
         if not sizes:
             raise ExportError(f"{runner.path}: takes none of the batch sizes {list(batch_sizes)}")
@@ -184,18 +234,22 @@ def verify_format(
         ),
         notes=tuple(notes),
         not_run=not_run,
+        choice=choice,
+        engine=f"{runner.engine} {runner.version}",
     )
 
 
-def verify_bundle(path: str | Path, *, threads: int = 1) -> list[ParityReport | NotRun]:
-    """Compare every format of the bundle at `path` with the logits that its own samples carry."""
+def verify_bundle(path: str | Path, *, threads: int = 1, choice: EngineChoice = DEFAULT) -> list[ParityReport | NotRun]:
+    """Compare every format of the bundle at `path` that runs on `choice` with the logits that its samples carry."""
     bundle = open_bundle(path)
     samples = bundle.samples()
     if samples.logits is None:
         raise BundleError(f"{bundle.path}: its samples have no expected logits")
-    return verify_formats(
-        bundle, samples.inputs, samples.logits, samples.labels, row_ids=samples.row_ids, threads=threads
-    )
+    cases = cases_of(bundle, [choice])
+    if not cases:
+        raise UsageError(f"{bundle.path}: none of {', '.join(bundle.formats)} runs on {choice.label or choice.engine}")
+    rows = (samples.inputs, samples.logits, samples.labels)
+    return verify_formats(bundle, *rows, row_ids=samples.row_ids, threads=threads, cases=cases)
 
 
 def require_parity(report: ParityReport | NotRun) -> None:
@@ -203,9 +257,15 @@ def require_parity(report: ParityReport | NotRun) -> None:
     if isinstance(report, ParityReport) and not report.passed:
         lines = "".join(f"\n  {reason}" for reason in report.reasons)
         raise GateError(
-            f"format {report.format} ({report.precision}) misses parity gates on {report.rows} rows:{lines}",
+            f"format {report.name} ({report.precision}) misses parity gates on {report.rows} rows:{lines}",
             remedy="The files are kept for inspection; do not deploy this form.",
         )
+
+
+def _gate(form: FormatFile, choice: EngineChoice) -> Gate:
+    """Return the gate of a form where it is computed in its own precision, or the looser of the two."""
+    own = Gate(**form.gate) if form.gate is not None else gate_of(form.precision)
+    return looser(own, gate_of(choice.precision)) if choice.precision not in (None, "fp32") else own
 
 
 def batches(count: int, batch_size: int) -> list[np.ndarray]:
@@ -220,11 +280,11 @@ def batches(count: int, batch_size: int) -> list[np.ndarray]:
 
 
 @contextlib.contextmanager
-def _open(bundle: Bundle, format: str, threads: int) -> Iterator[tuple[Runner, str | None]]:
+def _open(bundle: Bundle, format: str, threads: int, choice: EngineChoice) -> Iterator[tuple[Runner, str | None]]:
     """Open the engine of a format or, of bfloat16 where there is none, its arithmetic in float32, and say why."""
     not_run = None
     try:
-        opened = open_runner(bundle, format=format, threads=threads)
+        opened = open_runner(bundle, format=format, threads=threads, choice=choice)
     except DeviceError as error:
         if format != "bf16":
             raise

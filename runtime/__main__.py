@@ -12,9 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import EdgefoldError, UsageError
+
+if TYPE_CHECKING:
+    from runtime.runners.choice import EngineChoice
 
 INTERRUPTED = 130
 
@@ -50,6 +53,7 @@ def bench(options: argparse.Namespace) -> None:
         format=options.format,
         threads=options.threads,
         batch=options.batch,
+        choice=_choice(options),
         on_gpu=_on_gpu(options),
         plan=measure.QUICK if options.quick else measure.FULL,
         progress=_progress,
@@ -75,7 +79,7 @@ def accuracy(options: argparse.Namespace) -> None:
     rows = bundle.samples() if options.data is None else read_rows(options.data)
     rows = rows if options.limit is None else rows.first(options.limit)
     reference = reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
-    with open_runner(bundle, options.format, options.threads) as runner:
+    with open_runner(bundle, options.format, options.threads, _choice(options)) as runner:
         _note(runner.notes)
         result = evaluate(
             runner,
@@ -126,7 +130,7 @@ def classify(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     featuriser_of(bundle)  # or it is refused before texts are waited for
     texts = [text for given in options.texts for text in (_lines_of_stdin() if given == "-" else [given])]
-    with open_runner(bundle, options.format, options.threads) as runner:
+    with open_runner(bundle, options.format, options.threads, _choice(options)) as runner:
         _note(runner.notes)
         classified = classify(runner, texts)
     _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
@@ -137,6 +141,12 @@ def ops(options: argparse.Namespace) -> None:
 
     document = {"kind": "ops", "library": str(library_path()), "instruction_set": instruction_set()}
     _finish(document, lambda: f"{document['library']}\n{document['instruction_set']}", options)
+
+
+def _choice(options: argparse.Namespace) -> EngineChoice:
+    from runtime.runners.choice import EngineChoice
+
+    return EngineChoice(options.engine, options.provider, options.precision)
 
 
 def _lines_of_stdin() -> list[str]:
@@ -311,6 +321,17 @@ def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of the engine (default: %(default)s)",
     )
+    # Names are checked where they are used (runtime.runners.choice), so that help needs no numpy.
+    verb.add_argument(
+        "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine"
+    )
+    verb.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="what ONNX Runtime runs the model on: cpu (default), cuda, tensorrt, nv-tensorrt-rtx, openvino, xnnpack, "
+        "coreml or qnn; refused where it would fall back to the CPU",
+    )
+    verb.add_argument("--precision", metavar="NAME", help="what OpenVINO computes in: fp32 (default) or bf16")
 
 
 def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from runtime.errors import DataError, EngineError, UsageError
 from runtime.rows import Rows, check_rows, named, shortened
 from runtime.runners.base import Runner
+from runtime.runners.choice import EngineChoice
 
 SCHEMA_VERSION = 1
 _Z_95 = 1.959963984540054  # 97.5th percentile of the standard normal distribution
@@ -59,6 +60,7 @@ class AccuracyResult:
     format: str
     engine: str
     engine_version: str
+    choice: EngineChoice
     threads: int
     batch: int
     class_names: tuple[str, ...]
@@ -86,7 +88,12 @@ class AccuracyResult:
             "schema_version": SCHEMA_VERSION,
             "bundle": {"name": self.bundle, "recipe_key": self.recipe_key, "checksum": self.checksum},
             "format": self.format,
-            "engine": {"name": self.engine, "version": self.engine_version, "threads": self.threads},
+            "engine": {
+                "name": self.engine,
+                "version": self.engine_version,
+                "threads": self.threads,
+                "chosen": self.choice.to_json(),
+            },
             "batch": self.batch,
             "correct": self.correct,
             "total": self.total,
@@ -133,6 +140,7 @@ def evaluate(
         format=runner.format,
         engine=runner.engine,
         engine_version=runner.version,
+        choice=runner.choice,
         threads=runner.threads,
         batch=batch,
         class_names=bundle.class_names,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, m
 from runtime.rows import Rows, shortened
 from runtime.runners import open_runner
 from runtime.runners.base import Runner, one_line
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 SCHEMA_VERSION = 1
 _MOST_BATCHES = 256
@@ -40,10 +41,14 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class EngineRecord:
+    """`nodes` counts the operations on each provider, where the engine was asked for one and says so."""
+
     name: str
     version: str
     providers: tuple[str, ...]
     threads: int
+    choice: EngineChoice = DEFAULT
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -51,6 +56,8 @@ class EngineRecord:
             "version": self.version,
             "providers": list(self.providers),
             "threads": self.threads,
+            "chosen": self.choice.to_json(),
+            **({"nodes": dict(self.nodes)} if self.nodes else {}),
         }
 
 
@@ -111,6 +118,7 @@ def benchmark(
     format: str = "onnx",
     threads: int = 1,
     batch: int = 1,
+    choice: EngineChoice = DEFAULT,
     on_gpu: Mapping[str, bool] | None = None,
     plan: BenchPlan = FULL,
     progress: Callable[[str], None] | None = None,
@@ -123,9 +131,11 @@ def benchmark(
         raise UsageError(f"batch is {batch}, expected at least 1")
     say = progress or (lambda line: None)
     samples = bundle.samples()
-    with open_runner(bundle, format, threads, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
+    with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
-        runner_record = EngineRecord(runner.engine, runner.version, runner.providers, threads)
+        runner_record = EngineRecord(
+            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
+        )
         with _engine_errors(runner), garbage_collector_paused():
             first_call_ms = timed(calls[0]) / 1e6
             say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.classify import Classified
     from runtime.manifest import TensorSpec
+    from runtime.runners.choice import EngineChoice
 from runtime.onnx_file import OnnxHeader
 
 _WORST_CLASSES = 10
@@ -27,9 +28,10 @@ def bench_text(result: BenchResult) -> str:
     def milliseconds(ms: float) -> str:
         return f"{ms:.2f} ms"
 
+    engine = _engine(result.engine.name, result.engine.version, result.engine.choice)
     title = (
         f"{result.bundle}: {result.format} ({result.precision}, {result.size_bytes:,} bytes) on "
-        f"{result.engine.name} {result.engine.version}, {_count(result.engine.threads, 'thread')}, "
+        f"{engine}, {_count(result.engine.threads, 'thread')}, "
         f"batch {result.batch}{' (QUICK measurement)' if result.quick else ''}"
     )
     rows = [("latency", "measured", "at most, 99 % sure")]
@@ -70,7 +72,8 @@ def accuracy_text(result: AccuracyResult) -> str:
             f"{result.agreement.equal:,} of {result.agreement.total:,}",
         )
         facts["agreement"] = f"{rate} with the reference ({equal} rows)"
-    title = f"{result.bundle}: {result.format} on {result.engine} {result.engine_version}, batch {result.batch}"
+    engine = _engine(result.engine, result.engine_version, result.choice)
+    title = f"{result.bundle}: {result.format} on {engine}, batch {result.batch}"
     return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
 
 
@@ -108,6 +111,12 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
     for request in bundle.missing_engines:
         lines += ["", f"not built: {request.in_words()} (on the device: edgefold export engine {bundle.path})"]
     return "\n".join(lines)
+
+
+def _engine(name: str, version: str, choice: EngineChoice) -> str:
+    """Return an engine with what was chosen of it: `openvino 2026.4.1 (bf16)`."""
+    chosen = choice.provider or choice.precision
+    return f"{name} {version}{f' ({chosen})' if chosen else ''}"
 
 
 def _class_table(result: AccuracyResult) -> list[str]:

@@ -51,17 +51,22 @@ class Rows:
         )
 
 
-def read_rows(path: str | Path) -> Rows:
-    """Read an `.npz` with inputs, labels and row_ids. Raises DataError if it is damaged or incomplete."""
+def read_rows(path: str | Path, *, numbered: bool = True) -> Rows:
+    """Read an `.npz` with inputs, labels and row_ids. Raises DataError if it is damaged or incomplete.
+
+    numbered: whether row_ids must be there; without them a row's id is its position.
+    """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            return rows_from_npz(file, str(path), path=path)
+            return rows_from_npz(file, str(path), path=path, numbered=numbered)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", remedy=_HOW_TO_WRITE) from error
 
 
-def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False, path: Path | None = None) -> Rows:
+def rows_from_npz(
+    file: IO[bytes], origin: str, *, with_logits: bool = False, path: Path | None = None, numbered: bool = True
+) -> Rows:
     """Read rows from an open `.npz`; `origin` is what error messages call it. Raises DataError.
 
     path: of the file, where large arrays may stay in it (their checksum is then not looked at).
@@ -83,6 +88,8 @@ def rows_from_npz(file: IO[bytes], origin: str, *, with_logits: bool = False, pa
         NotImplementedError,
     ) as error:
         raise DataError(f"{origin}: not a whole .npz file ({error})", remedy=_HOW_TO_WRITE) from error
+    if not numbered and "inputs" in arrays:
+        arrays.setdefault("row_ids", np.arange(len(np.atleast_1d(arrays["inputs"]))))
     missing = [name for name in names if name not in arrays]
     if missing:
         raise DataError(f"{origin}: {', '.join(missing)} missing", remedy=_HOW_TO_WRITE)

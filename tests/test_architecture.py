@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("compress", "export", "runtime")
-RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", "runtime", "tokenizers"}
+RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", "openvino", "runtime", "tokenizers", "mlperf_loadgen"}
 
 
 def imported_names(path: Path) -> set[str]:
@@ -68,7 +68,7 @@ def modules_after(*command: str) -> set[str]:
     }
 
 
-HEAVY = {"torch", "pydantic", "onnxruntime", "onnx", "sklearn", "pyarrow", "matplotlib", "rich"}
+HEAVY = {"torch", "pydantic", "onnxruntime", "openvino", "onnx", "sklearn", "pyarrow", "matplotlib", "rich"}
 HEAVY |= {"transformers", "tokenizers", "huggingface_hub"}
 
 

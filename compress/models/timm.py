@@ -28,13 +28,17 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$")]
 class TimmModel(Classifier):
     """timm's own layers, asked for what edgefold reads: the maps that it calls intermediates, in its order."""
 
-    def __init__(self, body: nn.Module, classifier: nn.Linear, options: Mapping[str, Any]) -> None:
+    def __init__(self, body: nn.Module, options: Mapping[str, Any]) -> None:
         super().__init__()
         self.body: Any = body
         self.options = options  # that timm made it with
-        # The very layer inside `body`, kept from being registered and so saved twice.
-        object.__setattr__(self, "classifier", classifier)
         self.feature_names = tuple(f"map{i + 1}" for i in range(len(body.feature_info)))  # type: ignore[arg-type]
+
+    @property
+    def classifier(self) -> nn.Linear:  # type: ignore[override]
+        """The very layer inside `body`: not registered, and so saved, twice."""
+        layer: nn.Linear = self.body.get_classifier()
+        return layer
 
     def forward(self, x: Tensor) -> Output:
         last, maps = self.body.forward_intermediates(x)
@@ -69,7 +73,7 @@ class TimmSpec(ModelSpec):
         if not isinstance(classifier, nn.Linear) or not hasattr(body, "forward_intermediates"):
             raise ValueError(f"timm's {self.name} has no single Linear classifier with maps before it; choose another")
         initialise(classifier if self.pretrained else body, self.init)
-        return TimmModel(body, classifier, options)
+        return TimmModel(body, options)
 
     def load_pretrained(self, model: Classifier) -> None:
         """Put timm's weights into the model, all but those of the head."""

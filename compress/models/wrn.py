@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -77,7 +78,7 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNetSpec(ModelSpec):
-    """Wide residual network for small images: WRN-16-2 is `{depth: 16, widen: 2}`; depth 10, 16, 22, 28, 40, ...
+    """Wide residual network for small images: WRN-16-2 is `{depth: 16, widen: 2}` or `wrn:16-2`; depth 10, 16, 22, ...
 
     widen: the factor of the widths 16, 32, 64. dropout: between the two convolutions of a block (the paper's is 0.3).
     """
@@ -88,6 +89,11 @@ class WideResNetSpec(ModelSpec):
     depth: int = Field(16, ge=10, le=1000)
     widen: int = Field(2, ge=1, le=64)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @classmethod
+    def written_short(cls, value: str) -> dict[str, Any] | None:
+        depth, _, widen = value.partition("-")
+        return {"depth": int(depth), "widen": int(widen)} if depth.isdecimal() and widen.isdecimal() else None
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> Self:

@@ -1,4 +1,4 @@
-"""Engines: one file each, one line in the table."""
+"""Engines: one file each, one line in a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from runtime.bundle import Bundle
 from runtime.errors import EngineError, MissingExtraError, UsageError
 from runtime.runners.base import Runner
 from runtime.runners.bfloat16 import Bfloat16Runner
+from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.runners.onnxruntime import OnnxRuntimeRunner
+from runtime.runners.openvino import OpenVinoRunner
 from runtime.runners.packed import PackedRunner
 from runtime.runners.tensorrt import TensorRTRunner
 
@@ -23,22 +25,41 @@ RUNNERS: Mapping[str, type[Runner]] = {
     "fp16": OnnxRuntimeRunner,
     "bf16": Bfloat16Runner,
 }
+# Other engines by name, for the formats that are ONNX of standard operators.
+OTHER_ENGINES: Mapping[str, type[Runner]] = {"openvino": OpenVinoRunner}
 BEST = "best"  # in the place of a format: the fastest one of the bundle that runs on this machine
 
 
+def runs_on(format: str, choice: EngineChoice) -> bool:
+    """Return whether there is a runner for `format` on what was chosen."""
+    own = RUNNERS.get(_kind(format))
+    if own is None:
+        return False
+    standard = own is OnnxRuntimeRunner
+    if choice.engine in OTHER_ENGINES or choice.provider not in (None, "cpu"):
+        return standard
+    return choice.engine in (None, own.engine) and (choice.provider is None or issubclass(own, OnnxRuntimeRunner))
+
+
 def open_runner(
-    bundle: Bundle, format: str = "onnx", threads: int = 1, *, on_gpu: Mapping[str, bool] | None = None
+    bundle: Bundle,
+    format: str = "onnx",
+    threads: int = 1,
+    choice: EngineChoice = DEFAULT,
+    *,
+    on_gpu: Mapping[str, bool] | None = None,
 ) -> Runner:
     """Load the model of `format` into its engine: `with open_runner(bundle) as runner: runner.infer(batch)`.
 
-    format: `best` takes the fastest one that runs here; the runner's `notes` say which others do not. on_gpu: options
-    of `TensorRTRunner`, for its engines alone.
-    Raises UsageError for a format that the bundle or this edgefold lacks, BundleError for an altered or
+    format: `best` takes the fastest one that runs here; the runner's `notes` say which others do not.
+    choice: another engine than the format's own, or another part of the machine than the CPU. on_gpu: options of
+    `TensorRTRunner`, for its engines alone.
+    Raises UsageError for a format that the bundle, the engine or this edgefold lacks, BundleError for an altered or
     unsafe file, MissingExtraError for an engine that is not installed, DeviceError for one whose hardware is not
     here, EngineError for a model that the engine refuses.
     """
     if format == BEST and not on_gpu:
-        return _open_best(bundle, threads)
+        return _open_best(bundle, threads, choice)
     bundle.format(format)
     kind = _kind(format)
     if kind not in RUNNERS:
@@ -46,14 +67,22 @@ def open_runner(
             f"{bundle.path}: no engine for format {format!r}; there are engines for {', '.join(RUNNERS)}",
             remedy="Choose one of these with --format, or install a newer edgefold.",
         )
-    runner = RUNNERS[kind]
+    if not runs_on(format, choice):
+        wanted = choice.label or choice.engine or choice.provider
+        where = "" if issubclass(RUNNERS[kind], TensorRTRunner) else " on the CPU"
+        others = [each for each in bundle.formats if runs_on(each, choice)]
+        raise UsageError(
+            f"{bundle.path}: format {format!r} does not run on {wanted}; it is for {RUNNERS[kind].engine}{where}",
+            remedy=f"Choose --format {' or '.join(others)}, or leave the engine out." if others else "",
+        )
+    runner = OTHER_ENGINES.get(choice.engine or "", RUNNERS[kind])
     if on_gpu:
         if not issubclass(runner, TensorRTRunner):
             raise UsageError(
                 f"{bundle.path}: CUDA graphs and copies are options of TensorRT engines, and {format!r} is none"
             )
-        return runner(bundle, format, threads=threads, **on_gpu)
-    return runner(bundle, format, threads=threads)
+        return runner(bundle, format, threads=threads, choice=choice, **on_gpu)
+    return runner(bundle, format, threads=threads, choice=choice)
 
 
 def _kind(format: str) -> str:
@@ -61,20 +90,20 @@ def _kind(format: str) -> str:
     return format if format in RUNNERS else format.partition("-")[0]
 
 
-def _open_best(bundle: Bundle, threads: int) -> Runner:
+def _open_best(bundle: Bundle, threads: int, choice: EngineChoice) -> Runner:
     notes: list[str] = []
     # Of several engines of a kind, which is the fastest only a measurement could say: the smallest goes first.
     by_size = sorted(bundle.formats, key=lambda name: bundle.formats[name].size_bytes)
-    formats = [name for kind in RUNNERS for name in by_size if _kind(name) == kind]
+    formats = [name for kind in RUNNERS for name in by_size if _kind(name) == kind and runs_on(name, choice)]
     for format in formats:
         try:
-            runner = open_runner(bundle, format, threads)
+            runner = open_runner(bundle, format, threads, choice)
         except (MissingExtraError, EngineError) as error:
             if format == formats[-1]:
                 raise
             notes.append(f"{format} does not run here: {error.message}")
             continue
-        runner.notes = (*runner.notes, *notes)
+        runner.notes = (*notes, *runner.notes)
         return runner
     raise UsageError(
         f"{bundle.path}: no engine for {', '.join(bundle.formats)}; there are ones for {', '.join(RUNNERS)}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.errors import DataError, EngineError, UsageError
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 EngineCall = Callable[[], Sequence[np.ndarray]]
 
@@ -19,13 +20,14 @@ class Runner(ABC):
     """One model of a bundle, loaded into an engine; a context manager that closes it.
 
     An engine implements four hooks: `_prepare_load`, `_check_loaded`, `_engine_call`, `_unload`. The first
-    two set `version` and `providers` (what the engine really runs on). `load_ms` is the time of the function
-    that `_prepare_load` returns: reading and checking the file is not the engine's.
+    two set `version` and `providers` (what the engine really runs on), and `nodes`, how many operations run on each
+    of them, where the engine says so. `load_ms` is the time of the function that `_prepare_load` returns: reading
+    and checking the file is not the engine's.
     """
 
     engine: str
 
-    def __init__(self, bundle: Bundle, format: str, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, format: str, *, threads: int = 1, choice: EngineChoice = DEFAULT) -> None:
         if threads < 1:
             raise UsageError(f"threads is {threads}, expected at least 1")
         self.bundle = bundle
@@ -33,9 +35,11 @@ class Runner(ABC):
         self.file = bundle.format(format)
         self.path = bundle.file_of(format)
         self.threads = threads
+        self.choice = choice
         self.version = ""
         self.providers: tuple[str, ...] = ()
-        self.notes: tuple[str, ...] = ()  # why it is this format and no faster one
+        self.nodes: Mapping[str, int] = {}
+        self.notes: tuple[str, ...] = ()  # why it is no faster format; what does not run where it was asked to
         self.load_ms = 0.0
         self._closed = False
         load = self._prepare_load()

@@ -15,9 +15,11 @@ _NO_KERNEL = "NotImplemented"  # the name of onnxruntime's private exception
 class Bfloat16Runner(OnnxRuntimeRunner):
     """Runs a bfloat16 model where the engine can, and says what can where it cannot."""
 
-    def _load(self, engine: ModuleType, model: bytes, options: Any, header: OnnxHeader) -> None:
+    def _load(
+        self, engine: ModuleType, model: bytes, options: Any, providers: list[Any] | None, header: OnnxHeader
+    ) -> None:
         try:
-            super()._load(engine, model, options, header)
+            super()._load(engine, model, options, providers, header)
         except EngineError as error:
             if type(error.__cause__).__name__ != _NO_KERNEL:
                 raise

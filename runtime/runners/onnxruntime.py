@@ -1,8 +1,11 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on another execution provider."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -13,21 +16,28 @@ from runtime.errors import BundleError, EngineError, MissingExtraError
 from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
 from runtime.runners.base import EngineCall, Runner, one_line
+from runtime.runners.providers import BY_NAME, CPU, plugin_devices, require_compiled_in
 
-PROVIDERS = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3  # its default prints advice about the graph on stderr
+_RECORD_NODES = "session.record_ep_graph_assignment_info"  # from 1.24 on; older ones know nothing of it
+_NAMED_AT_MOST = 5
 
 _DTYPES = {"float16": "float16", "float32": "float", "float64": "double"}
 
 
 class OnnxRuntimeRunner(Runner):
-    """Runs an ONNX file with `threads` threads inside an operation and one operation at a time."""
+    """Runs an ONNX file with `threads` threads inside an operation and one operation at a time.
+
+    The provider that was chosen runs it or nothing does: ONNX Runtime itself would go on with the CPU, with a line of
+    warning or without. Operations that a provider does not have run on the CPU, and `notes` counts them.
+    """
 
     engine = "onnxruntime"
 
     def _prepare_load(self) -> Callable[[], None]:
         engine = _import_engine()
         self.version = engine.__version__
+        self._provider = BY_NAME[self.choice.provider or "cpu"]
         model = self._read_model()
         header = onnx_header_from_bytes(model, str(self.path))
         refuse_external_data(header, self.path)
@@ -36,8 +46,9 @@ class OnnxRuntimeRunner(Runner):
         options.inter_op_num_threads = 1
         options.execution_mode = engine.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = _ERRORS_ONLY
+        providers = self._providers(engine, options)
         self._configure(options, header)
-        return functools.partial(self._load, engine, model, options, header)
+        return functools.partial(self._load, engine, model, options, providers, header)
 
     def _read_model(self) -> bytes:
         return self.bundle.read_bytes(self.file.file)
@@ -45,25 +56,56 @@ class OnnxRuntimeRunner(Runner):
     def _configure(self, options: Any, header: OnnxHeader) -> None:
         """Add what the model needs beyond the engine to its session options."""
 
-    def _load(self, engine: ModuleType, model: bytes, options: Any, header: OnnxHeader) -> None:
+    def _providers(self, engine: ModuleType, options: Any) -> list[Any] | None:
+        """Return what a session is given as providers; None where its options say it, as a plugin's do."""
+        provider = self._provider
+        if provider.name == CPU:
+            return [CPU]
+        options.add_session_config_entry(_RECORD_NODES, "1")
+        if provider.plugin and provider.name not in engine.get_available_providers():
+            devices = plugin_devices(engine, provider)
+            options.add_provider_for_devices(devices[:1], {})  # a session takes one; the first is the provider's choice
+            return None
+        require_compiled_in(engine, provider)
+        return [(provider.name, provider.filled_options(self.threads))]
+
+    def _load(
+        self, engine: ModuleType, model: bytes, options: Any, providers: list[Any] | None, header: OnnxHeader
+    ) -> None:
         try:
-            self._session = engine.InferenceSession(model, sess_options=options, providers=list(PROVIDERS))
+            # What older versions print when they fall back is no result; newer ones do not fall back.
+            with contextlib.redirect_stdout(sys.stderr):
+                self._session = engine.InferenceSession(
+                    model, sess_options=options, providers=providers, enable_fallback=0
+                )
         except Exception as error:  # its exception types are private and differ between versions
+            if self._provider.name == CPU:
+                where, remedy = (
+                    "",
+                    (
+                        "Where the engine is older than the model: install a newer onnxruntime, "
+                        "or export with a lower opset."
+                    ),
+                )
+            else:
+                where, remedy = f" on {self._provider.name}", "Or run it on the CPU: leave the provider out."
             raise EngineError(
-                f"{self.path}: onnxruntime {self.version} cannot load this model "
+                f"{self.path}: onnxruntime {self.version} cannot load this model{where} "
                 f"(opset {header.opset}, IR {header.ir_version}): {one_line(error)}",
-                remedy="Where the engine is older than the model: install a newer onnxruntime, "
-                "or export with a lower opset.",
+                remedy=remedy,
             ) from error
 
     def _check_loaded(self) -> None:
         self.providers = tuple(self._session.get_providers())
-        if self.providers != PROVIDERS:
+        # ONNX Runtime adds the CPU behind any other provider, for the operations that this one lacks.
+        if self.providers not in ((self._provider.name,), (self._provider.name, CPU)):
             raise EngineError(
-                f"{self.path}: onnxruntime runs on {', '.join(self.providers)}, expected {', '.join(PROVIDERS)}",
-                remedy="Install an onnxruntime whose build has the expected provider.",
+                f"{self.path}: onnxruntime runs on {', '.join(self.providers)}, expected {self._provider.name}",
+                remedy="Its own log says why: it falls back where a driver or a library of the provider is missing.",
             )
         self._session.disable_fallback()  # or a failed run is tried again on another provider without a word
+        if self._provider.name != CPU:
+            self._count_nodes()
         inputs = {each.name: each for each in self._session.get_inputs()}
         if list(inputs) != [self.bundle.input.name]:
             raise BundleError(
@@ -82,6 +124,32 @@ class OnnxRuntimeRunner(Runner):
             *((spec, outputs[spec.name]) for spec in self.bundle.outputs),
         ]:
             self._compare(spec, argument)
+
+    def _count_nodes(self) -> None:
+        """Say which operations are left on the CPU, and refuse a provider that took none."""
+        name = self._provider.name
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            self.notes = (f"onnxruntime {self.version} does not say which operations run on {name}; 1.24 does",)
+            return
+        left: Counter[str] = Counter()
+        taken = 0
+        for part in self._session.get_provider_graph_assignment_info():
+            operations = [node.op_type for node in part.get_nodes()]
+            if part.ep_name == name:
+                taken += len(operations)
+            else:
+                left.update(operations)
+        if not taken:
+            raise EngineError(
+                f"{self.path}: {name} took none of the model's {left.total()} operations; all would run on the CPU",
+                remedy="Choose another provider or another format; leave the provider out for the CPU.",
+            )
+        self.nodes = {name: taken, **({CPU: left.total()} if left else {})}
+        if left:
+            operators = ", ".join(f"{count} {op}" for op, count in left.most_common(_NAMED_AT_MOST))
+            more = ", ..." if len(left) > _NAMED_AT_MOST else ""
+            total = taken + left.total()
+            self.notes = (f"{left.total()} of {total} operations run on the CPU and not on {name}: {operators}{more}",)
 
     def _compare(self, spec: TensorSpec, argument: Any) -> None:
         """Compare a tensor of the manifest with the model's; a dimension without a number fits any."""

@@ -22,6 +22,7 @@ from runtime.engine_file import EngineFile, engine_file_from_json
 from runtime.errors import BundleError, DeviceError, EngineError, MissingExtraError, UsageError
 from runtime.files import sha256_of_bytes
 from runtime.runners.base import EngineCall, Runner, one_line
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 RTX = "tensorrt_rtx"
 _BUILD = "On the device: edgefold export engine {bundle} --format {source}"
@@ -46,14 +47,21 @@ class TensorRTRunner(Runner):
     _memory: CudaMemory  # from `_load` on
 
     def __init__(
-        self, bundle: Bundle, format: str, *, threads: int = 1, copies: bool = True, cuda_graph: bool = False
+        self,
+        bundle: Bundle,
+        format: str,
+        *,
+        threads: int = 1,
+        choice: EngineChoice = DEFAULT,
+        copies: bool = True,
+        cuda_graph: bool = False,
     ) -> None:
         self._copies = copies
         self._cuda_graph = cuda_graph
         self._bound: dict[tuple[int, ...], _Bound] = {}
         self._contexts: dict[int, Any] = {}
         self._description = _description(bundle, format)
-        super().__init__(bundle, format, threads=threads)
+        super().__init__(bundle, format, threads=threads, choice=choice)
 
     def takes_batch(self, size: int) -> bool:
         return self._profile_of((size, *self.bundle.input.shape)) is not None

@@ -121,6 +121,8 @@ def test_engines_are_written_as_a_recipe_has_them() -> None:
         ("[onnx, {tensorrt: {capabilities: [SM_86]}}]", "SM_86"),
         ("[onnx, {tensorrt: {profiles: [[]]}}]", "profiles[0]"),
         ("[onnx, bf16, bf16]", "a format stands twice"),
+        ("[onnx, fp16, {tensorrt: {from: fp16, via: torch}}]", "torch-tensorrt takes the trained model"),
+        ("[onnx, {tensorrt: {capabilities: [sm86], via: torch}}]", "torch-tensorrt builds for the GPU that it runs on"),
     ],
 )
 def test_recipes_with_engines_that_cannot_be_are_refused(tmp_path: Path, formats: str, message: str) -> None:
@@ -138,6 +140,19 @@ def test_binary_models_have_no_engine(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "TensorRT has no operators of one bit" in result.output
     assert "bf16 would round what signs are taken of" in result.output
+
+
+def test_torch_tensorrt_is_asked_for_once_and_its_absence_said(folder: Path) -> None:
+    lines = [
+        "  formats: [onnx, {tensorrt: {via: torch}}]" if "formats" in line else line for line in RECIPE.splitlines()
+    ]
+    (folder / "torch.yaml").write_text("\n".join(lines).replace("name: tiny", "name: by-torch"))
+    result = call("verify", folder / "torch.yaml", "--runs", folder / "runs")
+    assert result.exit_code == 0, result.output
+    said = "".join(result.output.split())
+    if not (folder / "runs/by-torch/torch-tensorrt.pt2").exists():
+        assert said.count("notorch-tensorrt.pt2isbuilt:torch-tensorrt") == 1
+    assert open_bundle(folder / "runs/by-torch/bundle").engines == ()
 
 
 def test_profiles_on_the_command_line_are_checked(folder: Path) -> None:

@@ -56,6 +56,16 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        (
+            "export: {stage: student}",
+            "export: {stage: student}\nbenchmark: [{local: {engine: openvino, provider: cuda}}]",
+            ["benchmark[0]", "provider cuda with engine openvino: providers are those of onnxruntime"],
+        ),
+        (
+            "export: {stage: student}",
+            "export: {stage: student}\nbenchmark: [{local: {engine: openvine}}]",
+            ["benchmark[0].local.engine", "'onnxruntime' or 'openvino'"],
+        ),
         ("  source: digits", "  source: digits\n  colour: red", ["line 4", "data.colour", "unknown key"]),
         (
             "objective: [ce, subclass_auxiliary]",

@@ -55,6 +55,7 @@ def dataset(rows: int = 70) -> Dataset:
 
 
 SMALL_CNN = {"small_cnn": {"widths": (4, 8)}}
+W2A4 = {"weights": 2, "activations": 4}
 BINARY_CNN = {"binary_cnn": {"widths": (4, 8), "hidden": 8, "ste": "tanh"}}
 
 
@@ -64,11 +65,13 @@ def stage(
     augment: tuple[Any, ...] = (),
     seed: int = 0,
     model: dict[str, Any] = SMALL_CNN,
+    quantize: dict[str, Any] | None = None,
     **train: Any,
 ) -> StagePlan:
     spec = StageSpec.model_validate(
         {
             "model": model,
+            "quantize": quantize,
             "subclasses": SUBCLASSES,
             "objective": ({"kl": {"weight": 0.5}}, "ce")
             if teacher
@@ -134,13 +137,19 @@ AUGMENT = {"source": "digits", "augment": ({"crop": {"padding": 1}}, "flip")}
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 12])
-@pytest.mark.parametrize("kind", ["plain", "taught", "augmented", "best", "binary"])
+@pytest.mark.parametrize("kind", ["plain", "taught", "augmented", "best", "binary", "quantized"])
 def test_an_interrupted_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int
 ) -> None:
     augment = DataSpec.model_validate(AUGMENT).augment if kind == "augmented" else ()
     model = BINARY_CNN if kind == "binary" else SMALL_CNN
-    plan = stage(teacher=kind == "taught", augment=augment, model=model, select="best" if kind == "best" else "last")
+    plan = stage(
+        teacher=kind == "taught",
+        augment=augment,
+        model=model,
+        quantize=W2A4 if kind == "quantized" else None,
+        select="best" if kind == "best" else "last",
+    )
     teacher = a_teacher() if kind == "taught" else None
     whole = train(plan, tmp_path / "whole", teacher=teacher)
     with monkeypatch.context() as patch:
@@ -167,7 +176,17 @@ def test_training_learns_what_can_be_learned(tmp_path: Path) -> None:
     assert trained.records[-1]["losses"]["ce"] < trained.records[0]["losses"]["ce"] / 2
 
 
-@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"channels_last": True}, {"clip_norm": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16"},
+        {"channels_last": True},
+        {"clip_norm": 0.5},
+        {"quantize": W2A4},
+        {"quantize": W2A4, "precision": "bf16"},
+    ],
+    ids=str,
+)
 def test_training_options_still_learn(tmp_path: Path, options: dict[str, Any]) -> None:
     trained = train(stage(epochs=30, **options), tmp_path)
     assert trained.records[-1]["validation_accuracy"] > 0.9

@@ -21,6 +21,7 @@ from export.parity import GATES, Gate
 from export.verify import batches, require_parity, verify_bundle, verify_format
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import ExportError, GateError, UsageError
+from runtime.runners.choice import EngineChoice
 
 SIZES = (1, 8, 64)
 
@@ -32,6 +33,8 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 class FakeRunner:
     """Answers with `logits_of(batch)`, and keeps the size of every batch it got."""
+
+    engine, version, notes = "fake", "0", ()
 
     def __init__(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> None:
         self.logits_of = logits_of
@@ -57,7 +60,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.ndarray]
         runner = FakeRunner(logits_of)
 
         @contextmanager
-        def open_runner(bundle: Bundle, format: str, threads: int) -> Iterator[FakeRunner]:
+        def open_runner(bundle: Bundle, format: str, threads: int, choice: EngineChoice) -> Iterator[FakeRunner]:
             yield runner
 
         monkeypatch.setattr(export.verify, "open_runner", open_runner)

@@ -90,13 +90,14 @@ def test_threads_reach_the_engine(bundle, monkeypatch):
     seen = {}
     session = onnxruntime.InferenceSession
 
-    def spy(model, sess_options, providers):
+    def spy(model, sess_options, providers, enable_fallback):
         seen.update(
             model=type(model),
             intra=sess_options.intra_op_num_threads,
             inter=sess_options.inter_op_num_threads,
             mode=sess_options.execution_mode,
             providers=providers,
+            fallback=enable_fallback,
         )
         return session(model, sess_options=sess_options, providers=providers)
 
@@ -108,6 +109,7 @@ def test_threads_reach_the_engine(bundle, monkeypatch):
         "inter": 1,
         "mode": onnxruntime.ExecutionMode.ORT_SEQUENTIAL,
         "providers": ["CPUExecutionProvider"],
+        "fallback": 0,
     }
 
 

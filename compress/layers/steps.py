@@ -1,0 +1,70 @@
+"""Real values on a grid of integers times a step, with gradients for the values and for the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# How many steps are tried, up to the one that reaches the largest value.
+CANDIDATES = 100
+# Values of a batch that a step is chosen by: more change it by less than a candidate.
+MOST_VALUES = 1 << 16
+
+
+def snapped(x: Tensor, step: Tensor, growth: Tensor, *, lowest: int, highest: int, factor: Tensor) -> Tensor:
+    """Return step · clamp(round(x / step), lowest, highest), halves to even, of x's shape and dtype; in float32 inside.
+
+    step: a scalar, or (channels, 1, ...) for a step of each first-axis channel of x. Gradients go straight through the
+    rounding and are 0 where x lies beyond the grid. `growth` (as many numbers as steps) is what a step is learned by:
+    it stands for log(step). Its gradient is `factor` times Σ g · (step · q − x) within the grid and Σ g · step · q
+    beyond it, q being the level: that of Esser et al. 2020, "Learned step size quantization", for a logarithm.
+    """
+    on_grid: Tensor = _Snapped.apply(x, step, growth, lowest, highest, factor)
+    return on_grid
+
+
+class _Snapped(torch.autograd.Function):
+    """Of single operations, Brevitas' included, each would be noted and walked back by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, growth: Tensor, lowest: int, highest: int, factor: Tensor) -> Tensor:
+        scaled = x.float() / step
+        rounded = scaled.round()
+        levels = rounded.clamp(lowest, highest)
+        inside = rounded == levels
+        ctx.save_for_backward(inside, (levels - scaled * inside).to(x.dtype), step, factor)
+        ctx.shape = growth.shape
+        return (levels * step).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inside, by_step, step, factor = ctx.saved_tensors
+        axes = tuple(range(1 if step.ndim else 0, gradient.ndim))
+        of_steps = (gradient * by_step).sum(axes, dtype=torch.float32)
+        return gradient * inside, None, (of_steps * step.flatten() * factor).reshape(ctx.shape), None, None, None
+
+
+@torch.no_grad()
+def best_steps(x: Tensor, *, lowest: int, highest: int) -> Tensor:
+    """Return the step (channels,) with the smallest squared error for each row of x (channels, values).
+
+    Of `CANDIDATES` the largest reaches the largest |x|; of equals the largest is taken. A row of zeros has 1.
+    """
+    x = x.float()
+    reach = x.abs().amax(1) / highest
+    reach = torch.where(reach > 0, reach, 1.0)
+    best, least = reach, torch.full_like(reach, torch.inf)
+    for share in range(CANDIDATES, 0, -1):
+        step = reach * (share / CANDIDATES)
+        error = (x - (x / step[:, None]).round().clamp(lowest, highest) * step[:, None]).square().sum(1)
+        best = torch.where(error < least, step, best)
+        least = torch.minimum(error, least)
+    return best
+
+
+def some_values(x: Tensor) -> Tensor:
+    """Return at most `MOST_VALUES` of x, evenly spaced."""
+    flat = x.detach().flatten()
+    return flat[:: -(-flat.numel() // MOST_VALUES)]
