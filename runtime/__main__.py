@@ -95,6 +95,7 @@ def accuracy(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.bundle import MANIFEST, open_bundle
+    from runtime.engine_file import engine_file_from_json
     from runtime.onnx_file import onnx_header_from_bytes, refuse_external_data
 
     bundle = open_bundle(options.bundle)
@@ -104,6 +105,11 @@ def inspect(options: argparse.Namespace) -> None:
             path = bundle.file_of(name)
             headers[name] = onnx_header_from_bytes(bundle.read_bytes(entry.file), str(path))
             refuse_external_data(headers[name], path)
+    engines = {
+        name: engine_file_from_json(bundle.read_bytes(entry.description), str(bundle.path / entry.description))
+        for name, entry in bundle.formats.items()
+        if entry.description is not None
+    }
     document = {
         "kind": "inspect",
         "path": str(bundle.path),
@@ -117,8 +123,9 @@ def inspect(options: argparse.Namespace) -> None:
             }
             for name, header in headers.items()
         },
+        "engines": {name: engine.to_json() for name, engine in engines.items()},
     }
-    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum), options)
+    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum, engines), options)
 
 
 def classify(options: argparse.Namespace) -> None:

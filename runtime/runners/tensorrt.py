@@ -95,7 +95,7 @@ class TensorRTRunner(Runner):
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise EngineError(f"{name} is installed but does not import: {one_line(error)}") from error
-            extra = "pip install 'edgefold[rtx]'" if name == RTX else "install NVIDIA's tensorrt"
+            extra = f"pip install 'edgefold[{'rtx' if name == RTX else 'tensorrt'}]' (on a Jetson: NVIDIA's own build)"
             raise MissingExtraError(f"{name} is not installed; {self.path} was built by it", remedy=extra) from error
         except Exception as error:  # a library that is missing is an ImportError, OSError or RuntimeError, by version
             raise EngineError(f"{name} is installed but does not import: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from export.engines import FP32_GATE, add_engines, build_engines
 from export.parity import Gate
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
+from runtime.__main__ import main as runtime_main
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine_file import engine_file_from_json
 from runtime.errors import BundleError, ExportError, UsageError
@@ -67,6 +68,21 @@ def test_an_engine_joins_the_bundle_with_its_description(bundle: Bundle) -> None
     assert (
         add_engines(after, build_engines(after, [replace(after.engines[0], profiles=((1, 4), (8, 16, 64)))])) == after
     )
+
+
+def test_inspection_shows_what_the_description_says(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    after = add_engines(bundle, build_engines(bundle, [EngineRequest("int8", ("sm89",), profiles=((1, 4), (8,)))]))
+    assert runtime_main(["inspect", str(after.path)]) == 0
+    text = capsys.readouterr().out
+    _, engine = text.split("tensorrt-sm89-int8: model.sm89-int8.engine, int8, ")
+    assert f"model.int8.onnx, sha256 {bundle.checksums['model.int8.onnx']}" in engine
+    assert "for       sm89" in engine
+    assert "batches   1-4-4, 8-8-8" in engine
+    assert "of Int8" in engine
+    assert "not built: TensorRT engine of int8 for sm86 (on the device: edgefold export engine" in engine
+    assert runtime_main(["inspect", str(after.path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["engines"]["tensorrt-sm89-int8"]["compute_capability"] == "sm89"
 
 
 def test_what_is_wanted_travels_until_it_is_built(bundle: Bundle) -> None:

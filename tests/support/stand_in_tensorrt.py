@@ -43,6 +43,71 @@ def tensorrt(calls: Calls, name: str = "tensorrt", version: str = VERSION) -> Mo
     return module
 
 
+def builder(calls: Calls) -> ModuleType:
+    """TensorRT 10's builder: a plan is made of what was asked for; its log has no layers, its inspector has."""
+    module = tensorrt(calls)
+    module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)  # type: ignore[attr-defined]
+    module.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")  # type: ignore[attr-defined]
+    module.BuilderFlag = SimpleNamespace(TF32="tf32")  # type: ignore[attr-defined]
+    module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")  # type: ignore[attr-defined]
+    module.LayerInformationFormat = SimpleNamespace(JSON="json")  # type: ignore[attr-defined]
+    for name in ("float32", "float16", "int32", "int64", "uint8", "int8", "bool"):
+        setattr(module, name, name)
+    tensor = SimpleNamespace(name="input", dtype="uint8", shape=(-1, 4))
+    logits = SimpleNamespace(name="logits", dtype="float32", shape=(-1, 3))
+
+    class Config(SimpleNamespace):
+        def clear_flag(self, flag: str) -> None:
+            calls.append(f"clear {flag}")
+
+        def set_memory_pool_limit(self, pool: str, size: int) -> None:
+            calls.append(f"{pool} {size}")
+
+        def add_optimization_profile(self, profile: Any) -> int:
+            return 0
+
+        def create_timing_cache(self, measured: bytes) -> Any:
+            calls.append(f"cache of {len(measured)} bytes")
+            return SimpleNamespace(serialize=lambda: measured + b"new")
+
+        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> None:
+            self.cache = cache
+
+        def get_timing_cache(self) -> Any:
+            return self.cache
+
+    class Builder:
+        def __init__(self, log: Any) -> None: ...
+        def create_network(self, flags: int) -> Any:
+            calls.append(f"network {flags}")
+            return SimpleNamespace(num_inputs=1, num_outputs=1, get_input=lambda i: tensor, get_output=lambda i: logits)
+
+        def create_builder_config(self) -> Config:
+            return Config()
+
+        def create_optimization_profile(self) -> Any:
+            return SimpleNamespace(set_shape=lambda name, *ends: calls.append(f"{name} {ends}"))
+
+        def build_serialized_network(self, network: Any, config: Config) -> bytes:
+            return f"plan of {network.name}, {config.profiling_verbosity}".encode()
+
+    class OnnxParser:
+        def __init__(self, network: Any, log: Any) -> None: ...
+        def parse(self, model: bytes) -> bool:
+            return True
+
+    layer = {
+        "Name": "fc", "LayerType": "gemm", "Inputs": [{"Name": "x", "Format/Datatype": "Half"}],
+        "Constants": [{"Name": "w", "Datatype": "Half"}], "Outputs": [{"Name": "y", "Format/Datatype": "Float"}],
+        "Metadata": "[ONNX Layer: node_a]\x1e[ONNX Layer: node_b]",
+    }  # fmt: skip
+    inspector = SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": ["brief", layer]}))
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)  # type: ignore[attr-defined]
+    module.Builder, module.OnnxParser = Builder, OnnxParser  # type: ignore[attr-defined]
+    return module
+
+
 def rtx(calls: Calls) -> ModuleType:
     """The same with what TensorRT-RTX has beside: settings of a context."""
     module = tensorrt(calls, "tensorrt_rtx")
