@@ -74,6 +74,8 @@ def _measured(options: argparse.Namespace, formats: Sequence[str]) -> list[dict[
     if plan.processes > 1 or len(formats) > 1:
         shared = [f"--threads={options.threads}", f"--batch={options.batch}"]
         shared += [f"--{name}={value}" for name, value in _choice(options).to_json().items()]
+        shared += ["--cuda-graph"] if options.cuda_graph else []
+        shared += ["--without-copies"] if options.without_copies else []
         candidates = [Candidate(bundle.path, (f"--format={each}", *shared)) for each in formats]
         return measured_in_turn(candidates, plan, say=_progress)
     result = benchmark(
@@ -82,10 +84,17 @@ def _measured(options: argparse.Namespace, formats: Sequence[str]) -> list[dict[
         threads=options.threads,
         batch=options.batch,
         choice=_choice(options),
+        on_gpu=_on_gpu(options),
         plan=plan,
         progress=_progress,
     )
     return [result.to_json()]
+
+
+def _on_gpu(options: argparse.Namespace) -> dict[str, bool]:
+    """Return the options of a TensorRT engine that were given; none for the other engines."""
+    given = {"copies": False} if options.without_copies else {}
+    return {**given, "cuda_graph": True} if options.cuda_graph else given
 
 
 def accuracy(options: argparse.Namespace) -> None:
@@ -116,6 +125,7 @@ def accuracy(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.bundle import MANIFEST, open_bundle
+    from runtime.engine_file import engine_file_from_json
     from runtime.onnx_file import onnx_header_from_bytes, refuse_external_data
 
     bundle = open_bundle(options.bundle)
@@ -125,6 +135,11 @@ def inspect(options: argparse.Namespace) -> None:
             path = bundle.file_of(name)
             headers[name] = onnx_header_from_bytes(bundle.read_bytes(entry.file), str(path))
             refuse_external_data(headers[name], path)
+    engines = {
+        name: engine_file_from_json(bundle.read_bytes(entry.description), str(bundle.path / entry.description))
+        for name, entry in bundle.formats.items()
+        if entry.description is not None
+    }
     document = {
         "kind": "inspect",
         "path": str(bundle.path),
@@ -138,8 +153,9 @@ def inspect(options: argparse.Namespace) -> None:
             }
             for name, header in headers.items()
         },
+        "engines": {name: engine.to_json() for name, engine in engines.items()},
     }
-    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum), options)
+    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum, engines), options)
 
 
 def classify(options: argparse.Namespace) -> None:
@@ -248,6 +264,10 @@ def _add_bench(verbs: Any) -> None:
     )
     verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
     verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
+    verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")
+    verb.add_argument(
+        "--without-copies", action="store_true", help="of a TensorRT engine: do not time copies from and to the host"
+    )
     _add_output_options(verb, "bench.json")
 
 

@@ -157,10 +157,11 @@ def benchmark(
     threads: int = 1,
     batch: int = 1,
     choice: EngineChoice = DEFAULT,
+    on_gpu: Mapping[str, bool] | None = None,
     plan: BenchPlan = FULL,
     progress: Callable[[str], None] | None = None,
 ) -> BenchResult:
-    """Load the model of `format`, warm it up and measure it with `batch` rows a call.
+    """Load the model of `format`, warm it up and measure it with `batch` rows a call; on_gpu as in `open_runner`.
 
     Raises what `open_runner` raises, and EngineError where a call fails.
     """
@@ -168,7 +169,7 @@ def benchmark(
         raise UsageError(f"batch is {batch}, expected at least 1")
     say = progress or (lambda line: None)
     samples = bundle.samples()
-    with open_runner(bundle, format, threads, choice) as runner:
+    with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(
             runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
