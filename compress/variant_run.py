@@ -207,11 +207,8 @@ class VariantRun(Stages):
         bundle = self.export()
         cases = self.cases()
         kept = self.result("parity.json")
-        # What could not be run may be run now: on another machine, or with another package.
-        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
-            same = set(kept["formats"]) == {choice.key(name) for name, choice in cases}
-            if same and not any(form.get("not_run") for form in kept["formats"].values()):
-                return kept
+        if kept is not None and _still_holds(kept, cases):
+            return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
         reports = verify_formats(
@@ -318,6 +315,16 @@ def on_the_device(bundle: Bundle) -> str:
     """Return how the engines that a bundle lacks are built where it will run."""
     wanted = "; ".join(request.in_words() for request in bundle.missing_engines)
     return f"The bundle keeps what is wanted ({wanted}): edgefold export engine {bundle.path}, on the device"
+
+
+def _still_holds(parity: Mapping[str, Any], cases: Sequence[tuple[str, EngineChoice]]) -> bool:
+    """Return whether a result of earlier is of these cases. What could not be run may be run now."""
+    return (
+        parity["passed"]
+        and parity["format_version"] == PARITY_VERSION
+        and set(parity["formats"]) == {choice.key(name) for name, choice in cases}
+        and not any(form.get("not_run") for form in parity["formats"].values())
+    )
 
 
 def _label(bench: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def runs_on(format: str, choice: EngineChoice) -> bool:
     own = RUNNERS.get(_kind(format))
     if own is None:
         return False
-    standard = own is OnnxRuntimeRunner
+    standard = own in (OnnxRuntimeRunner, Bfloat16Runner)
     if choice.engine in OTHER_ENGINES or choice.provider not in (None, "cpu"):
         return standard
     return choice.engine in (None, own.engine) and (choice.provider is None or issubclass(own, OnnxRuntimeRunner))
