@@ -40,6 +40,13 @@ EXTRAS = {
 class EdgefoldGroup(click.Group):
     """Prints an EdgefoldError as message and remedy, and ends with its exit code."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take a verb of two words, `export engine`, before the one that its first word is."""
+        verb = " ".join(args[:2])
+        return (verb, self.commands[verb], args[2:]) if verb in self.commands else super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -225,6 +232,35 @@ def export(recipe: str | None, as_json: bool, **options: Any) -> None:
     _run(recipe, "export", as_json, **options)
 
 
+@main.command(name="export engine")
+@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--format", "formats", multiple=True, help="Build of this format; may be repeated [default: as wanted].")
+@click.option("--capability", "capabilities", multiple=True, metavar="SM86",
+              help="GPU to build for (TensorRT-RTX only); may be repeated [default: what is at hand].")  # fmt: skip
+@click.option("--module", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="[default: the first that builds here]")
+@click.option("--profile", "profiles", multiple=True, metavar="1,8,64",
+              help="Batch sizes of a profile; may be repeated [default: those of the bundle].")  # fmt: skip
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="Most memory of a layer.")
+@click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Measure no kernel twice (not on RTX, which measures none).")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Write engines here and leave the bundle as it is.")  # fmt: skip
+@json_option
+def export_engine(bundle: Path, as_json: bool, **options: Any) -> None:
+    """Build TensorRT engines of a bundle's ONNX files, on the device or for it; needs no torch.
+
+    Without --format it builds what the recipe wanted and nobody has built yet, or of onnx.
+
+    \b
+    Example:
+      edgefold export engine runs/quickstart/bundle
+      edgefold export engine runs/quickstart/bundle --format fp16 --capability sm86 --capability sm89
+    """
+    from compress.engine_command import build, print_engines
+
+    print_engines(build(bundle, **options), as_json)
+
+
 @main.command()
 @click.argument("target")
 @click.option("--against", metavar="FILE or FORMAT", help="Compare with it and name the node that departs.")
@@ -308,6 +344,8 @@ def verify(
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
+@click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
+@click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
 @target_option
 @targets_option
@@ -331,6 +369,8 @@ def bench(
     """
     folder, format_name = _bundle_of(bundle, runs), options["format_name"]
     settings = {"threads": options["threads"], "batch": options["batch"]}
+    engine = _engine_arguments(options)
+    engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
     of_this_machine = [*_file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
     if targets:
         from compress import target_commands
@@ -340,10 +380,10 @@ def bench(
             raise UsageError(f"{of_this_machine[0]} is for this machine and not for --target", "Leave one of them out.")
         target_commands.bench(
             folder, targets, targets_file, formats=(format_name,) if format_name else (), overrides=settings,
-            engine=_engine_arguments(options), quick=quick, output=output, as_json=as_json,
+            engine=engine, quick=quick, output=output, as_json=as_json,
         )  # fmt: skip
         return
-    arguments = [*_format_arguments(options), *_engine_arguments(options), *of_this_machine]
+    arguments = [*_format_arguments(options), *engine, *of_this_machine]
     arguments += [*(["--quick"] if quick else [])]
     arguments += [word for name, value in settings.items() if value for word in (f"--{name}", value)]
     _device_side("bench", folder, arguments, output, as_json)

@@ -18,6 +18,7 @@ from runtime.errors import EdgefoldError, UsageError
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.processes import Candidate
     from runtime.runners.choice import EngineChoice
 
 INTERRUPTED = 130
@@ -45,27 +46,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def bench(options: argparse.Namespace) -> None:
-    from runtime import display, measure
-    from runtime.bench import benchmark
-    from runtime.rows import check_rows, read_rows
+    from runtime import display
 
     _check_output(options.output)
+    documents = _measured(options)
+    document = documents[0] if len(documents) == 1 else {"kind": "benches", "results": documents}
+    _finish(document, lambda: "\n\n".join(display.bench_text(each) for each in documents), options)
+
+
+def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a document a format: measured in this process, or in several of their own."""
+    import dataclasses
+
+    from runtime import measure
+    from runtime.bench import benchmark
+    from runtime.processes import measured_in_turn
+    from runtime.rows import check_rows, read_rows
+    from runtime.runners import BEST
+
+    given = {"seconds": options.seconds, "calls": options.calls, "processes": options.processes}
+    plan = dataclasses.replace(
+        measure.QUICK if options.quick else measure.FULL,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    # All that can be wrong with what was given is found here, and not by the first process after a line of progress.
     bundle = _opened(options)
+    formats = options.format or [_default_format(bundle)]
+    for each in formats:
+        if each != BEST:
+            bundle.format(each)
     rows = None
     if options.data is not None:
         rows = read_rows(options.data)
         check_rows(rows, bundle, str(options.data))
+    if plan.processes > 1 or len(formats) > 1:
+        return measured_in_turn([_candidate(options, each) for each in formats], plan, say=_progress)
     result = benchmark(
         bundle,
-        format=_format(bundle, options),
+        format=formats[0],
         rows=rows,
         threads=options.threads,
         batch=options.batch,
         choice=_choice(options),
-        plan=measure.QUICK if options.quick else measure.FULL,
+        on_gpu=_on_gpu(options),
+        plan=plan,
         progress=_progress,
     )
-    _finish(result.to_json(), lambda: display.bench_text(result), options)
+    return [result.to_json()]
+
+
+def _candidate(options: argparse.Namespace, format: str) -> Candidate:
+    """Return what a process of its own is told to measure."""
+    from runtime.processes import Candidate
+
+    words = [f"--format={format}", f"--threads={options.threads}", f"--batch={options.batch}"]
+    words += [f"--{name}={value}" for name, value in _choice(options).to_json().items()]
+    words += [f"--shape={shape}" for shape in options.shape or ()]
+    words += [f"--max-size={options.max_size}"]
+    words += [f"--data={options.data.resolve()}"] if options.data is not None else []
+    words += ["--cuda-graph"] if options.cuda_graph else []
+    words += ["--without-copies"] if options.without_copies else []
+    return Candidate(options.bundle, tuple(words))
+
+
+def _on_gpu(options: argparse.Namespace) -> dict[str, bool]:
+    """Return the options of a TensorRT engine that were given; none for the other engines."""
+    given = {"copies": False} if options.without_copies else {}
+    return {**given, "cuda_graph": True} if options.cuda_graph else given
 
 
 def accuracy(options: argparse.Namespace) -> None:
@@ -100,6 +147,7 @@ def accuracy(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.bundle import MANIFEST, open_bundle
+    from runtime.engine_file import engine_file_from_json
     from runtime.onnx_file import onnx_header_from_bytes, refuse_external_data
 
     bundle = open_bundle(options.bundle)
@@ -109,6 +157,11 @@ def inspect(options: argparse.Namespace) -> None:
             path = bundle.file_of(name)
             headers[name] = onnx_header_from_bytes(bundle.read_bytes(entry.file), str(path))
             refuse_external_data(headers[name], path)
+    engines = {
+        name: engine_file_from_json(bundle.read_bytes(entry.description), str(bundle.path / entry.description))
+        for name, entry in bundle.formats.items()
+        if entry.description is not None
+    }
     document = {
         "kind": "inspect",
         "path": str(bundle.path),
@@ -122,8 +175,9 @@ def inspect(options: argparse.Namespace) -> None:
             }
             for name, header in headers.items()
         },
+        "engines": {name: engine.to_json() for name, engine in engines.items()},
     }
-    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum), options)
+    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum, engines), options)
 
 
 def classify(options: argparse.Namespace) -> None:
@@ -162,8 +216,12 @@ def _opened(options: argparse.Namespace) -> Bundle:
 
 
 def _format(bundle: Bundle, options: argparse.Namespace) -> str:
-    """Return the format that was asked for, else what every bundle has, else the only one of a file."""
-    return str(options.format or (DEFAULT_FORMAT if bundle.samples_file else next(iter(bundle.formats))))
+    return str(options.format or _default_format(bundle))
+
+
+def _default_format(bundle: Bundle) -> str:
+    """Return what every bundle has, or the only format of a file."""
+    return DEFAULT_FORMAT if bundle.samples_file else next(iter(bundle.formats))
 
 
 def _choice(options: argparse.Namespace) -> EngineChoice:
@@ -245,11 +303,23 @@ def _add_bench(verbs: Any) -> None:
         "  python -m runtime bench mine.onnx --shape input=1x3x224x224",
         target=_OR_A_FILE,
     )
-    _add_engine_options(verb, batch=1)
+    _add_engine_options(verb, batch=1, several=True)
     verb.add_argument(
         "--data", type=Path, metavar="ROWS.npz", help="inputs, labels, row_ids to measure with (default: samples)"
     )
     verb.add_argument("--quick", action="store_true", help="measure for 3 s and not 10 s; the result says so")
+    verb.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="fresh processes that share the measuring (default: 5, quick: 1)",
+    )
+    verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
+    verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
+    verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")
+    verb.add_argument(
+        "--without-copies", action="store_true", help="of a TensorRT engine: do not time copies from and to the host"
+    )
     _add_output_options(verb, "bench.json")
 
 
@@ -337,11 +407,12 @@ def _add_verb(
     return verb
 
 
-def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--format",
-        help=f"form of the model to run, or best for the fastest that runs here (default: {DEFAULT_FORMAT})",
-    )
+def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = False) -> None:
+    form = f"form of the model to run, or best for the fastest that runs here (default: {DEFAULT_FORMAT})"
+    if several:
+        verb.add_argument("--format", action="append", help=f"{form}; several are measured in turn, process by process")
+    else:
+        verb.add_argument("--format", help=form)
     verb.add_argument(
         "--threads",
         type=_positive,
@@ -362,8 +433,8 @@ def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--precision", metavar="NAME", help="what OpenVINO computes in: fp32 (default) or bf16")
 
 
-def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
-    _add_format_and_threads(verb)
+def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int, several: bool = False) -> None:
+    _add_format_and_threads(verb, several=several)
     verb.add_argument(
         "--shape",
         action="append",
@@ -387,6 +458,16 @@ def _add_output_options(verb: argparse.ArgumentParser, file: str | None) -> None
         verb.add_argument("--output", type=Path, metavar="FILE", help=f"also write the result here, as {file}")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def _positive(text: str) -> int:

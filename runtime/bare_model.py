@@ -166,6 +166,7 @@ def open_model(path: str | Path, shapes: Shapes | None = None, *, most_bytes: in
         outputs=(TensorSpec(given.name, given.dtype, (classes,)),),
         batch_sizes=(),
         formats={precision if precision in _FORMATS else "onnx": form},
+        engines=(),
         samples_file="",
         labels_file="",
         metrics={},

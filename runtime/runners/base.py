@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class Runner(ABC):
     and checking the file is not the engine's.
     """
 
-    engine: ClassVar[str]
+    engine: str
 
     def __init__(self, bundle: Bundle, format: str, *, threads: int = 1, choice: EngineChoice = DEFAULT) -> None:
         if threads < 1:

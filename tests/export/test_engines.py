@@ -1,152 +1,157 @@
-"""Every form of a bundle in a second engine, by the gates that hold for it in the first."""
+"""Engines of a bundle: what is added, what stays, and what is refused."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import OnnxForm, write_bundle
-from export.parity import GATES, looser
-from export.to_bf16 import bf16_from_onnx
+from export.engines import FP32_GATE, add_engines, build_engines
+from export.parity import Gate
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
-from export.verify import NotRun, ParityReport, cases_of, verify_bundle, verify_formats
-from runtime.bare_model import open_model
+from runtime.__main__ import main as runtime_main
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import MissingExtraError, UsageError
-from runtime.runners import open_runner
-from runtime.runners.choice import DEFAULT, EngineChoice
-from runtime.runners.openvino import OpenVinoRunner
+from runtime.engine_file import engine_file_from_json
+from runtime.errors import BundleError, ExportError, UsageError
+from runtime.files import sha256_of_bytes
+from runtime.manifest import EngineRequest
 
-OPENVINO = EngineChoice("openvino")
-BF16 = EngineChoice("openvino", precision="bf16")
-CUDA = EngineChoice(provider="cuda")
-FORMS = {"onnx": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
+
+GATE = Gate(1.0, 0.5, 50.0)
+WANTED = (EngineRequest("int8", ("sm86",), profiles=((8,),)), EngineRequest())
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, Any]) -> Path:
-    """A bundle with every form of ONNX that is not packed."""
-    model, inputs = parts["onnx"], parts["inputs"]
-    int8 = int8_from_onnx(model, inputs[:64], inputs[64:], parts["labels"][64:], gate=GATES["int8"], method="minmax")
-    made = {"fp16": fp16_from_onnx(model), "bf16": bf16_from_onnx(model), "int8": int8.model}
-    folder = tmp_path_factory.mktemp("forms") / "bundle"
-    write_bundle(folder, **parts, forms=[OnnxForm(*each) for each in made.items()])
-    return folder
+def forms(exported: Any) -> list[OnnxForm]:
+    rows = exported.images(64)
+    made = int8_from_onnx(exported.model, rows, rows, np.zeros(64, np.int64), gate=GATE)
+    return [OnnxForm("fp16", fp16_from_onnx(exported.model)), OnnxForm("int8", made.model, GATE)]
 
 
-def rows_of(bundle: Bundle) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    samples = bundle.samples()
-    assert samples.logits is not None
-    return samples.inputs, samples.logits, samples.labels
+@pytest.fixture
+def bundle(tmp_path: Path, parts: dict[str, Any], forms: list[OnnxForm]) -> Bundle:
+    write_bundle(tmp_path / "bundle", **parts, forms=forms, engines=WANTED)
+    return open_bundle(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("choice", [OPENVINO, BF16], ids=lambda choice: choice.label)
-def test_every_form_passes_its_gate_in_openvino(choice: EngineChoice, folder: Path) -> None:
-    openvino = pytest.importorskip("openvino", reason="pip install 'edgefold[openvino]'")
-    if choice == BF16 and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU has no instructions for bf16")
-    reports = {report.format: report for report in verify_bundle(folder, choice=choice)}
-    assert list(reports) == list(FORMS)
-    for format, precision in FORMS.items():
-        report = reports[format]
-        assert isinstance(report, ParityReport)
-        own = GATES[precision]
-        assert report.gate == (looser(own, GATES["bf16"]) if choice == BF16 else own)
-        assert report.passed, report.reasons
-        assert (report.name, report.not_run) == (f"{format}@{choice.label}", None)
-        assert report.engine.startswith("openvino 20")
-        assert report.comparison.max_error_over_std is not None
-        # What is computed in bf16, by the file or by the engine, is not float32's.
-        assert (report.comparison.max_error_over_std > 1e-4) == ((format, choice) != ("onnx", OPENVINO))
-
-
-def residual_model() -> bytes:
-    """Convolution y, ReLU, convolution z, z + y, mean: no bias in either, as in a pre-activation ResNet."""
-    random = np.random.default_rng(0)
-    weights = {
-        "y_weight": random.normal(size=(16, 3, 3, 3)).astype(np.float32) / 5,
-        "z_weight": random.normal(size=(16, 16, 3, 3)).astype(np.float32) / 10,
-    }
-    nodes = [
-        helper.make_node("Conv", ["input", "y_weight"], ["y"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["y"], ["r"]),
-        helper.make_node("Conv", ["r", "z_weight"], ["z"], pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["z", "y"], ["sum"]),
-        helper.make_node("ReduceMean", ["sum"], ["logits"], axes=[2, 3], keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "residual",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 16])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+def test_an_engine_joins_the_bundle_with_its_description(bundle: Bundle) -> None:
+    before = {file: bundle.read_bytes(file) for file in bundle.checksums if file != "manifest.json"}
+    (built,) = build_engines(bundle, [EngineRequest("int8", ("sm86",), profiles=((1, 4), (8, 16, 64)))])
+    after = add_engines(bundle, [built])
+    assert list(after.formats) == ["onnx", "fp16", "int8", "tensorrt-sm86-int8"]
+    entry = after.formats["tensorrt-sm86-int8"]
+    assert (entry.file, entry.precision, entry.source, entry.capability) == (
+        "model.sm86-int8.engine", "int8", "int8", "sm86",
+    )  # fmt: skip
+    assert entry.gate == {"max_error_over_std": 1.0, "top1_agreement": 0.5, "metric_drop_points": 50.0}
+    assert {file: after.read_bytes(file) for file in before} == before
+    described = engine_file_from_json(after.read_bytes("model.sm86-int8.engine.json"), "")
+    assert described.plan_sha256 == sha256_of_bytes(after.read_bytes(entry.file))
+    assert described.onnx_sha256 == bundle.checksums["model.int8.onnx"]
+    assert (described.onnx_file, described.module) == ("model.int8.onnx", "tensorrt_rtx")
+    assert [each.batch_sizes for each in described.profiles] == [(1, 4, 4), (8, 16, 64)]
+    convolutions = [layer for layer in described.layers if layer.kind == "correlation"]
+    assert convolutions
+    assert all(layer.inputs == ("Int8",) and layer.constants[0] == "Int8" for layer in convolutions)
+    assert {each.dtype for each in described.inputs} == {"uint8"}
+    assert b"small int8" in after.read_bytes(entry.file)  # of what it is, without a path
+    # The same again takes its place, to the byte.
+    assert (
+        add_engines(after, build_engines(after, [replace(after.engines[0], profiles=((1, 4), (8, 16, 64)))])) == after
     )
-    opsets = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
-def test_sums_of_int8_convolutions_are_right_in_both_engines(tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="pip install 'edgefold[openvino]'")
-    model, rows = residual_model(), np.random.default_rng(1).normal(size=(192, 3, 8, 8)).astype(np.float32)
-    made = int8_from_onnx(model, rows[:64], rows[64:], np.zeros(128, np.int64), gate=GATES["int8"], method="minmax")
-    logits = {}
-    for name, data, choice in (
-        ("float", model, DEFAULT),
-        ("onnxruntime", made.model, DEFAULT),
-        ("openvino", made.model, OPENVINO),
-    ):
-        path = tmp_path / f"{name}.onnx"
-        path.write_bytes(data)
-        with open_runner(open_model(path), choice=choice) as runner:
-            logits[name] = runner.infer(rows)
-    spread = logits["float"].std()
-    assert np.abs(logits["onnxruntime"] - logits["float"]).max() / spread < 0.1
-    assert np.abs(logits["openvino"] - logits["float"]).max() / spread < 0.1
+def test_inspection_shows_what_the_description_says(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    after = add_engines(bundle, build_engines(bundle, [EngineRequest("int8", ("sm89",), profiles=((1, 4), (8,)))]))
+    assert runtime_main(["inspect", str(after.path)]) == 0
+    text = capsys.readouterr().out
+    _, engine = text.split("tensorrt-sm89-int8: model.sm89-int8.engine, int8, ")
+    assert f"model.int8.onnx, sha256 {bundle.checksums['model.int8.onnx']}" in engine
+    assert "for       sm89" in engine
+    assert "batches   1-4-4, 8-8-8" in engine
+    assert "of Int8" in engine
+    assert "not built: TensorRT engine of int8 for sm86 (on the device: edgefold export engine" in engine
+    assert runtime_main(["inspect", str(after.path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["engines"]["tensorrt-sm89-int8"]["compute_capability"] == "sm89"
 
 
-def test_cases_are_formats_times_the_engines_that_run_them(folder: Path) -> None:
-    bundle = open_bundle(folder)
-    cases = cases_of(bundle, [DEFAULT, EngineChoice("onnxruntime"), OPENVINO, OPENVINO])
-    names = [choice.key(format) for format, choice in cases]
-    assert names == [name for format in FORMS for name in (format, f"{format}@openvino")]
+def test_what_is_wanted_travels_until_it_is_built(bundle: Bundle) -> None:
+    assert bundle.engines == bundle.missing_engines == WANTED
+    after = add_engines(bundle, build_engines(bundle, bundle.missing_engines))
+    assert list(after.formats)[3:] == ["tensorrt-sm86-int8", "tensorrt-portable"]
+    assert after.engines == WANTED
+    assert after.missing_engines == ()
+    assert after.formats["tensorrt-portable"].gate == vars(FP32_GATE)
+    other = replace(after, engines=(EngineRequest("int8", ("sm86", "sm89")), EngineRequest("fp16")))
+    assert other.missing_engines == (EngineRequest("int8", ("sm89",)), EngineRequest("fp16"))
 
 
-def test_an_engine_that_is_not_here_is_not_run_beside_one_that_is(folder: Path) -> None:
-    bundle = open_bundle(folder)
-    ran, absent = verify_formats(bundle, *rows_of(bundle), cases=[("onnx", DEFAULT), ("onnx", CUDA)])
-    assert isinstance(ran, ParityReport)
-    assert isinstance(absent, NotRun)
-    assert ran.passed
-    assert absent.name == "onnx@onnxruntime-cuda"
-    assert "has no CUDAExecutionProvider" in absent.to_json()["not_run"]
-    with pytest.raises(MissingExtraError, match="has no CUDAExecutionProvider"):
-        verify_bundle(folder, choice=CUDA)
+def test_damage_to_an_engine_or_its_description_is_found(bundle: Bundle) -> None:
+    after = add_engines(bundle, build_engines(bundle, [EngineRequest("fp16", ("sm75",))]))
+    path = after.path / "model.sm75-fp16.engine.json"
+    text = path.read_text()
+    path.write_text(text + " ")
+    with pytest.raises(BundleError, match="is altered or damaged"):
+        open_bundle(after.path)
+    path.unlink()
+    with pytest.raises(BundleError, match="is missing"):
+        open_bundle(after.path)
 
 
-def test_an_engine_whose_logits_are_wrong_misses_the_gate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino", reason="pip install 'edgefold[openvino]'")
-    infer = OpenVinoRunner.infer
-    monkeypatch.setattr(OpenVinoRunner, "infer", lambda runner, batch: infer(runner, batch) * 1.01)
-    bundle = open_bundle(folder)
-    own, other = verify_formats(bundle, *rows_of(bundle), cases=[("onnx", DEFAULT), ("onnx", OPENVINO)])
-    assert isinstance(own, ParityReport)
-    assert isinstance(other, ParityReport)
-    assert (own.passed, other.passed) == (True, False)
-    assert "max error / std is" in other.reasons[0]
+def test_what_cannot_be_built_is_said_and_changes_nothing(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"no format 'bf16' in this bundle"):
+        build_engines(bundle, [EngineRequest("bf16")])
+    with pytest.raises(UsageError, match="one engine is asked for twice: tensorrt-sm86-fp16"):
+        build_engines(bundle, [EngineRequest("fp16", ("sm86",))] * 2)
+    after = add_engines(bundle, build_engines(bundle, [EngineRequest("fp16", ("sm86",))]))
+    with pytest.raises(UsageError, match=r"model\.sm86-fp16\.engine is no ONNX file") as caught:
+        build_engines(after, [EngineRequest("tensorrt-sm86-fp16")])
+    assert "onnx, fp16, int8" in caught.value.remedy
+    with pytest.raises(ExportError, match=r"cannot build .*model\.onnx:\n(.|\n)*FP32 GEMM is not supported"):
+        build_engines(after, [EngineRequest("onnx", ("sm75",))])
+    assert open_bundle(after.path).checksum == after.checksum
 
 
-def test_a_bundle_of_nothing_that_the_engine_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.verify.runs_on", lambda format, choice: False)
-    with pytest.raises(UsageError, match="none of onnx, fp16, bf16, int8 runs on openvino"):
-        verify_bundle(folder, choice=OPENVINO)
+@pytest.mark.parametrize(
+    ("engines", "message"),
+    [
+        ({"from": "onnx"}, r"engines is .*, expected a list"),
+        ([{"from": "onnx", "capabilities": "sm86"}], r"engines\[0\]\.capabilities is \"sm86\", expected a list"),
+        (
+            [{"from": "onnx", "capabilities": [], "profiles": [[0]]}],
+            r"profiles\[0\]\[0\] is 0, expected an integer >= 1",
+        ),
+    ],
+)
+def test_malformed_requests_are_named(bundle: Bundle, engines: Any, message: str) -> None:
+    from runtime.manifest import manifest_from_json
+
+    manifest = json.loads(bundle.read_bytes("manifest.json"))
+    with pytest.raises(BundleError, match=message):
+        manifest_from_json(json.dumps({**manifest, "engines": engines}), "manifest.json")
 
 
-def test_looser_takes_what_either_allows() -> None:
-    gate = looser(GATES["fp16"], GATES["int8"])
-    assert gate == GATES["int8"]
-    assert looser(GATES["bf16"], GATES["fp32"]) == GATES["bf16"]
+def test_a_device_needs_neither_torch_nor_onnx(bundle: Bundle) -> None:
+    code = (
+        "import sys; from compress.cli import main; "
+        "main(['export', 'engine', sys.argv[1], '--format', 'fp16', '--capability', 'SM89'], standalone_mode=False); "
+        "print(*{'torch', 'onnx', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle.path], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"tensorrt-sm89-fp16: {bundle.path / 'model.sm89-fp16.engine'}, ")
+    assert "tensorrt_rtx" in lines[1]
+    assert "for sm89, batches 1-8-64" in lines[1]
+    assert "of Half" in lines[2]
+    assert lines[3] == ""
+    assert "tensorrt-sm89-fp16" in open_bundle(bundle.path).formats
