@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compress import provenance
 from compress.device_side import run_device_side
 from compress.evaluate import predict
 from compress.forms import QUANTIZATION, Source, form_of
+from compress.model_card import export_card
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
@@ -99,9 +101,11 @@ class VariantRun(Stages):
             "edgefold.recipe_key": self.plan.key,
             "edgefold.class_names": json.dumps(dataset.class_names),
             "edgefold.metrics": json.dumps(metrics),
+            provenance.KEY: provenance.recipe_text(self.plan.variant),
         }
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
+        onnx = portable_from_onnx(simulated, layers=layers) if layers else simulated
         source = Source(simulated, layers, dataset.train, self.notify)
         forms = [form_of(spec, source) for spec in export.formats if spec.kind != "onnx"]
         write_bundle(
@@ -115,7 +119,7 @@ class VariantRun(Stages):
             signature=dataset.signature,
             text=dataset.featuriser,
             table=dataset.columns,
-            onnx=portable_from_onnx(simulated, layers=layers) if layers else simulated,
+            onnx=onnx,
             forms=[each.form for each in forms],
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],
@@ -123,6 +127,7 @@ class VariantRun(Stages):
             logits=self._reference_logits()[rows],
             metrics=metrics,
             batch_sizes=export.batch_sizes,
+            card=export_card(self, onnx, [each.form for each in forms]),
         )
         bundle = open_bundle(self.bundle_path)
         for made in forms:

@@ -29,6 +29,7 @@ from runtime.tokens import Tokens
 MODEL = "model.onnx"
 SAMPLES = "samples.npz"
 LABELS = "labels.txt"
+CARD = "MODEL_CARD.md"
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip entry can have
 _NPZ_CHUNK = 1 << 26  # bytes that are written at a time
@@ -87,6 +88,7 @@ def write_bundle(
     logits: np.ndarray,
     metrics: Mapping[str, float],
     batch_sizes: Sequence[int],
+    card: str = "",
 ) -> None:
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
@@ -94,7 +96,8 @@ def write_bundle(
     `export.to_portable`. forms: those of `export.to_packed`, `to_fp16`, `to_int8`, beside it.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
-    ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
+    ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers. card:
+    what people are told of the model, as Markdown.
     Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
     """
     _check_names_and_metrics(class_names, metrics)
@@ -137,6 +140,8 @@ def write_bundle(
             write_atomically(beside / file, content)
         write_atomically(beside / SAMPLES, npz_bytes(samples))
         write_atomically(beside / LABELS, "".join(f"{each}\n" for each in class_names))
+        if card:
+            write_atomically(beside / CARD, card)
         if isinstance(text, Tokens) and text.definition is not None:
             write_atomically(beside / TOKENIZER, text.definition)
         write_atomically(beside / MANIFEST, json_text(manifest))

@@ -82,7 +82,21 @@ def test_edgefold_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["run", "check", "plan", "train", "export", "verify", "bench", "accuracy", "report", "analyse", "list", "doctor"],
+    [
+        "run",
+        "check",
+        "plan",
+        "train",
+        "export",
+        "verify",
+        "bench",
+        "accuracy",
+        "inspect",
+        "report",
+        "analyse",
+        "list",
+        "doctor",
+    ],
 )
 def test_every_verb_has_a_sentence_and_an_example(verb: str) -> None:
     from click.testing import CliRunner

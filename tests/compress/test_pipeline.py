@@ -22,7 +22,7 @@ from runtime.bundle import open_bundle
 from runtime.errors import GateError, TrainingError, UsageError
 from runtime.runners import open_runner
 
-BUNDLE_FILES = {"manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
+BUNDLE_FILES = {"MODEL_CARD.md", "manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
 EXPECT = "expect: {{test_accuracy_percent: {published}, {tolerance}, source: table 1}}\n"
 
 
