@@ -130,6 +130,15 @@ def _engine_arguments(options: dict[str, Any]) -> list[Any]:
     return [part for name, value in given.items() for part in (f"--{name}", value)]
 
 
+target_option = click.option(
+    "--target", "targets", multiple=True, metavar="NAME", help="Measure on this device of --targets; may be repeated."
+)  # fmt: skip
+targets_option = click.option(
+    "--targets", "targets_file", type=click.Path(path_type=Path), default=Path("targets.yaml"), show_default=True,
+    help="File that says how the devices are reached.",
+)  # fmt: skip
+
+
 def selection_options(function: Function) -> Function:
     """Add the options that say which of a recipe's runs are meant."""
     for option in (scale_option, variant_option, seed_option):
@@ -266,75 +275,123 @@ def verify(
 
 
 @main.command()
-@click.argument("target")
+@click.argument("bundle")
 @click.option(
     "--format",
     "format_name",
-    default="onnx",
-    show_default=True,
-    help="Which of the bundle's formats, or best: the fastest that runs here.",
+    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
 )
 @engine_options
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
+@click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
+@target_option
+@targets_option
 @runs_option
 @json_option
-def bench(target: str, runs: Path, as_json: bool, output: Path | None, quick: bool, **options: Any) -> None:
-    """Measure the latency of a bundle on this machine.
+def bench(
+    bundle: str, runs: Path, as_json: bool, output: Path | None, quick: bool, targets: tuple[str, ...],
+    targets_file: Path, **options: Any,
+) -> None:  # fmt: skip
+    """Measure the latency of a bundle on this machine, or on devices that are reached by ssh or adb.
 
-    TARGET is a bundle folder or a recipe that was run.
+    BUNDLE is a bundle folder or a recipe that was run. A missed limit of a target ends with exit code 3.
 
     \b
     Example:
       edgefold bench runs/quickstart/bundle --threads 2
       edgefold bench runs/quickstart/bundle --engine openvino
+      edgefold bench quickstart --target pi4 --target phone
     """
-    arguments = [
-        *("--format", options["format_name"], "--threads", options["threads"], "--batch", options["batch"]),
-        *_engine_arguments(options),
-        *(["--quick"] if quick else []),
-    ]
-    _device_side("bench", _bundle_of(target, runs), arguments, output, as_json)
+    folder, format_name = _bundle_of(bundle, runs), options["format_name"]
+    settings = {"threads": options["threads"], "batch": options["batch"]}
+    if targets:
+        from compress import target_commands
+
+        target_commands.bench(
+            folder, targets, targets_file, formats=(format_name,) if format_name else (), overrides=settings,
+            engine=_engine_arguments(options), quick=quick, output=output, as_json=as_json,
+        )  # fmt: skip
+        return
+    arguments = ["--format", format_name or "onnx", *_engine_arguments(options), *(["--quick"] if quick else [])]
+    arguments += [word for name, value in settings.items() if value for word in (f"--{name}", value)]
+    _device_side("bench", folder, arguments, output, as_json)
 
 
 @main.command()
-@click.argument("target")
+@click.argument("bundle")
 @click.option(
     "--format",
     "format_name",
-    default="onnx",
-    show_default=True,
-    help="Which of the bundle's formats, or best: the fastest that runs here.",
+    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    help=".npz with inputs, labels, row_ids [default: the run's test rows].",
+    help=".npz with inputs, labels, row_ids, or data as a recipe names it  [default: the run's test rows]",
 )
 @engine_options
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
+@target_option
+@targets_option
+@data_option
 @runs_option
 @json_option
-def accuracy(target: str, runs: Path, as_json: bool, output: Path | None, data: Path | None, **options: Any) -> None:
-    """Measure the accuracy of a bundle with the engine that a device runs.
+def accuracy(
+    bundle: str, runs: Path, as_json: bool, output: Path | None, data: str | None, data_root: Path | None,
+    limit: int | None, targets: tuple[str, ...], targets_file: Path, **options: Any,
+) -> None:  # fmt: skip
+    """Measure the accuracy of a bundle with the engine that a device runs, here or on devices by ssh or adb.
 
-    TARGET is a bundle folder or a recipe that was run.
+    BUNDLE is a bundle folder or a recipe that was run. What a device predicts is compared with this machine row by row.
 
     \b
     Example:
       edgefold accuracy quickstart
+      edgefold accuracy runs/mnist/bundle --target pi4 --data mnist --limit 2000
     """
-    bundle = _bundle_of(target, runs)
-    rows = bundle.parent / "test_rows.npz"
-    source = data or (rows if rows.exists() else None)
-    arguments = ["--format", options["format_name"], "--threads", options["threads"], *_engine_arguments(options)]
-    arguments += ["--data", source] if source else []
-    arguments += ["--limit", options["limit"]] if options["limit"] else []
-    _device_side("accuracy", bundle, arguments, output, as_json)
+    from compress.labelled_rows import labelled_rows
+
+    folder = _bundle_of(bundle, runs)
+    with labelled_rows(folder, data, data_root=data_root, cache=runs / "cache", limit=limit) as rows:
+        if targets:
+            from compress import target_commands
+
+            target_commands.accuracy(
+                folder, targets, targets_file, formats=(options["format_name"],) if options["format_name"] else (),
+                overrides={"threads": options["threads"]}, engine=_engine_arguments(options),
+                rows=rows, limit=limit, output=output, as_json=as_json,
+            )  # fmt: skip
+            return
+        arguments = ["--format", options["format_name"] or "onnx", *_engine_arguments(options)]
+        arguments += ["--data", rows] if rows else []
+        arguments += ["--threads", options["threads"]] if options["threads"] else []
+        arguments += ["--limit", limit] if limit else []
+        _device_side("accuracy", folder, arguments, output, as_json)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="RUN...")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write the table here.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it here, as SVG.")
+@runs_option
+@json_option
+def compare(names: tuple[str, ...], runs: Path, csv: Path | None, plot: Path | None, as_json: bool) -> None:
+    """Show which student to ship of several finished runs, or whether two latency results differ.
+
+    RUN is a recipe that was run, or its folder. Of .json files that `edgefold bench --output` wrote, each is compared
+    with the first: the ratio of medians with its 95 % bootstrap interval.
+
+    \b
+    Example:
+      edgefold compare quickstart
+      edgefold compare before.json after.json
+    """
+    from compress.compare_command import compare as compare_results
+
+    compare_results(names, runs, as_json=as_json, csv=csv, plot=plot)
 
 
 @main.command()

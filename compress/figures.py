@@ -9,8 +9,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from compress.choice import Candidate, front
 from compress.summary import Row
 
 # Okabe & Ito 2008: told apart by colour-blind readers too.
@@ -240,3 +242,38 @@ def _cycle(count: int) -> list[str]:
 def _unit(smallest_ms: float) -> tuple[str, float]:
     """Return the unit in which times from `smallest_ms` up read well, and its factor."""
     return ("µs", 1000.0) if smallest_ms < 1 else ("ms", 1.0)
+
+
+def choice(candidates: Sequence[Candidate]) -> str:
+    """Accuracy against p50, a panel a device; a colour a student, a mark a format, a line through the Pareto front."""
+    targets = list(dict.fromkeys(each.target for each in candidates))
+    students = list(dict.fromkeys((each.recipe, each.variant) for each in candidates))
+    formats = list(dict.fromkeys(each.format for each in candidates))
+    colours = dict(zip(students, _cycle(len(students)), strict=True))
+    marks = {form: "osD^vPX*"[i % 8] for i, form in enumerate(formats)}
+
+    def draw(figure: Figure) -> None:
+        for axes, target in zip(figure.subplots(1, len(targets), sharey=True, squeeze=False)[0], targets, strict=True):
+            here = [each for each in candidates if each.target == target]
+            for each in here:
+                bar = [[100 * (each.accuracy - each.low)], [100 * (each.high - each.accuracy)]]
+                axes.errorbar(
+                    [each.p50_ms],
+                    [100 * each.accuracy],
+                    yerr=bar,
+                    fmt=marks[each.format],
+                    color=colours[each.recipe, each.variant],
+                    fillstyle="full" if each.sound else "none",
+                    elinewidth=0.8,
+                )
+            best = sorted(front(here), key=lambda each: each.p50_ms)
+            axes.plot(
+                [each.p50_ms for each in best], [100 * each.accuracy for each in best], color="#888888", lw=1, zorder=0
+            )
+            axes.set(title=target, xscale="log", xlabel="p50, ms")
+        figure.axes[0].set_ylabel("test accuracy, %")
+        named = [Line2D([], [], color=colours[each], lw=3, label=" · ".join(filter(None, each))) for each in students]
+        named += [Line2D([], [], color="#555555", marker=marks[form], ls="", label=form) for form in formats]
+        figure.legend(handles=named, loc="outside lower center", ncols=min(len(named), 4))
+
+    return svg_of("choice", draw, width=max(6.2, 3.4 * len(targets)), height=4.2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from compress.datasets import DataSpec
 from compress.formats import FORMATS, FormatSpec, OnnxSpec
@@ -19,7 +20,8 @@ from compress.quantize import QuantizedSpec, QuantizeSpec
 from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
-from runtime.errors import RecipeError
+from runtime.errors import RecipeError, UsageError
+from runtime.runners.choice import EngineChoice, EngineName, Precision, ProviderName
 
 # Names become folder names on every system, so they are plain.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -115,7 +117,7 @@ class ExportSpec(Spec):
     """Which stage is deployed, in which formats, verified at which batch sizes.
 
     formats: `onnx` always; `packed` beside it for a binary student, whose `onnx` is then the same model on standard
-    operators, for machines without those of the packed one. `fp16` and `int8` beside it for all others.
+    operators, for machines without those of the packed one. `fp16`, `int8` and `int8_cpu` beside it for all others.
     """
 
     stage: str
@@ -129,13 +131,32 @@ class ExportSpec(Spec):
 
 
 class LocalSpec(Spec):
-    """This machine."""
+    """This machine. Formats are also verified, and their accuracy measured, on each engine that targets name.
+
+    engine: openvino in the place of the format's own; formats that it does not run are left out. provider: what ONNX
+    Runtime runs on. precision: what OpenVINO computes in.
+    """
 
     kind = "local"
 
     threads: int = Field(1, ge=1, le=1024)
     batch: int = Field(1, ge=1, le=65536)
     quick: bool = False
+    engine: EngineName | None = None
+    provider: ProviderName | None = None
+    precision: Precision | None = None
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> LocalSpec:
+        try:
+            EngineChoice(self.engine, self.provider, self.precision)
+        except UsageError as error:
+            raise PydanticCustomError("engine", "{problem}", {"problem": error.message}) from None
+        return self
+
+    @property
+    def choice(self) -> EngineChoice:
+        return EngineChoice(self.engine, self.provider, self.precision)
 
 
 TARGETS: dict[str, type[Spec]] = {"local": LocalSpec}

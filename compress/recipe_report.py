@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from compress.kinds import OneOf
 from compress.yaml_document import Document, Path, Problem
@@ -142,7 +142,7 @@ def shown(value: Any) -> str:
 
 def keys_at(schema: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Return the keys that may stand at a location, following the schema's annotations."""
-    current: Any = schema
+    current: Any = _target((schema.model_fields["root"].annotation,)) if issubclass(schema, RootModel) else schema
     for element in loc:
         step = _step(current, element)
         current = current if step is None else step

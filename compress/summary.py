@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from compress.forms import QUANTIZATION
+from compress.forms import record_file
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.accuracy import wilson_interval
+from runtime.bench import UNSTABLE
 
 Verdict = Literal["passed", "failed", "not run"]
 
@@ -37,9 +39,9 @@ class Row:
 
     With one seed `low` and `high` are its 95 % Wilson interval; with several, `deviation` is the sample standard
     deviation over seeds, `correct` and the interval are of all seeds' test rows together. `macs` are the model's
-    multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file,
-    `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`). `not_run`: what this machine
-    lacks to run the file; its accuracies are then those of the stage and not shown.
+    multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file, `engine` what it
+    ran on, empty for its own; `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
+    `not_run`: what this machine lacks to run the file; its accuracies are then those of the stage and not shown.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Row:
     parity: Verdict | None = None
     not_run: str | None = None
     format: str | None = None
+    engine: str = ""
     quantization: Mapping[str, Any] | None = None
     expectation: Expectation | None = None
 
@@ -114,16 +117,15 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
     bundles = [run.bundle() for run in group if stage.name in run.artifacts]
     if len(bundles) < len(group) or bundles[0] is None or None in bundles:
         return
-    for format_name, file in bundles[0].formats.items():
+    for format_name, choice in first.cases():
+        key = choice.key(format_name)
         # A seed that missed its parity gate was not measured: torch's figure stands in, so that the seeds stay equal.
-        tests = [
-            run.result(f"accuracy.{format_name}.json") or run.artifacts[stage.name].metrics["test"] for run in group
-        ]
-        bench = next(iter(first.benches(format_name).values()), None)
+        tests = [run.result(f"accuracy.{key}.json") or run.artifacts[stage.name].metrics["test"] for run in group]
+        bench = next(iter(first.benches(format_name, choice).values()), None)
         results = [run.result("parity.json") for run in group]
-        parities = [result["formats"][format_name] for result in results if result]
+        parities = [result["formats"][key] for result in results if result and key in result["formats"]]
         yield Row(
-            name=f"{stage.name} · {format_name}",
+            name=f"{stage.name} · {key}",
             what="export",
             variant=variant_name(first.plan),
             settings=first.plan.variant.settings,
@@ -134,14 +136,15 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             agreement_with_teacher=_mean(
                 [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
             ),
-            size_bytes=file.size_bytes,
+            size_bytes=bundles[0].formats[format_name].size_bytes,
             p50_ms=_percentile_ms(bench, "p50"),
             p90_ms=_percentile_ms(bench, "p90"),
             latency_note=_latency_note(bench),
             parity=_parity(parities),
             not_run=next((why for parity in parities if (why := parity.get("not_run"))), None),
             format=format_name,
-            quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
+            engine=choice.label,
+            quantization=first.result(record_file(format_name)),
             **_accuracy(tests),
         )
 
@@ -190,7 +193,7 @@ def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
 def _latency_note(bench: Mapping[str, Any] | None) -> str:
     if not bench:
         return ""
-    unstable = bench["latency"].get("drift", {}).get("unstable", False)
+    unstable = any(note.startswith(UNSTABLE) for note in bench["notes"])
     return (" (quick)" if bench["quick"] else "") + (" UNSTABLE" if unstable else "")
 
 
@@ -245,12 +248,17 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
 
 
 def _slower_than_float(exports: Sequence[Row]) -> str:
-    """Say first where INT8 was made and costs time instead of saving it."""
-    times = {row.format: row.p50_ms for row in exports}
-    int8, onnx = times.get("int8"), times.get("onnx")
-    if int8 is None or onnx is None or int8 <= onnx:
-        return ""
-    return f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(onnx)}. "
+    """Say first where INT8 was made and costs time, on the format's own engine, instead of saving it."""
+    times = {row.format: row.p50_ms for row in exports if not row.engine and row.p50_ms is not None}
+    float_ms = times.get("onnx", math.inf)
+    int8, cpu = times.get("int8"), times.get("int8_cpu")
+    said = ""
+    if int8 is not None and int8 > float_ms:
+        said = f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(float_ms)}"
+        said += ". " if cpu is not None else "; the form for CPUs is int8_cpu. "
+    if cpu is not None and cpu > float_ms:
+        said += f"INT8 for CPUs is slower than FP32: {milliseconds(cpu)} a call against {milliseconds(float_ms)}. "
+    return said
 
 
 def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:

@@ -18,6 +18,7 @@ from compress.units import count, duration, milliseconds, size
 
 if TYPE_CHECKING:
     from compress.analysis.command import VariantAnalysis
+    from compress.choice import Candidate
     from compress.pipeline import Outcome
     from compress.plan import Plan, StagePlan
     from compress.progress import Progress
@@ -378,3 +379,96 @@ def print_findings(findings: Sequence[Mapping[str, Any]], as_json: bool) -> None
         mark = Text("ok", style="green") if finding["usable"] else Text("--", style="yellow")
         table.add_row(mark, finding["what"], finding["found"], "" if finding["usable"] else finding["remedy"])
     _console(stderr=False).print(table)
+
+
+def print_target_benches(
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    missed: Mapping[tuple[str, str], Sequence[str]],
+    as_json: bool,
+) -> None:
+    """Show latency by target and format, with the limits that were missed and what makes a number doubtful."""
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    table = _table("target", "format", "engine", "threads", "batch", "size", "p50", "p90", "p99", "limits")
+    notes = []
+    for name, by_format in results.items():
+        for form, result in by_format.items():
+            engine, latency = result["engine"], result["latency"]
+            found = {key: each["measured_ms"] for key, each in latency["percentiles"].items()}
+            unstable = any(note.startswith("UNSTABLE") for note in result["notes"])
+            table.add_row(
+                name,
+                form,
+                f"{engine['name']} {engine['version']}",
+                str(engine["threads"]),
+                str(result["batch"]),
+                size(result["size_bytes"]),
+                milliseconds(found.get("p50")) + (" UNSTABLE" if unstable else ""),
+                milliseconds(found.get("p90")),
+                milliseconds(found.get("p99")),
+                "MISSED" if missed[name, form] else "",
+            )
+            notes += [f"{name}, {form}: {note}" for note in result["notes"]]
+    console = _console(stderr=False)
+    console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
+
+
+def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]]], as_json: bool) -> None:
+    """Show accuracy by target and format, and on how many rows the device is of this machine's opinion."""
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    table = _table("target", "format", "engine", "rows", "right", "accuracy", "95 % interval", "unlike this machine")
+    for name, by_format in results.items():
+        for form, result in by_format.items():
+            low, high = result["interval_95"]
+            differing = result["host_agreement"]["differing_row_ids"]
+            shown = ", ".join(map(str, differing[:5])) + (", ..." if len(differing) > 5 else "")
+            table.add_row(
+                name,
+                form,
+                f"{result['engine']['name']} {result['engine']['version']}",
+                f"{result['total']:,}",
+                f"{result['correct']:,}",
+                f"{100 * result['accuracy']:.2f} %",
+                f"{100 * low:.2f} – {100 * high:.2f}",
+                f"{len(differing)} (row ids {shown})" if differing else "0",
+            )
+    _console(stderr=False).print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(
+            name,
+            justify="left" if name in ("target", "format", "engine", "limits", "student", "not beaten") else "right",
+        )
+    return table
+
+
+def print_candidates(candidates: Sequence[Candidate]) -> None:
+    """Show what was measured of several runs, those that no other beats marked, then which one to ship."""
+    from compress.choice import front, sentences
+
+    best = front(candidates)
+    table = _table("target", "student", "size", "p50", "p90", "accuracy", "95 % interval", "limits", "not beaten")
+    for each in sorted(candidates, key=lambda each: (each.target, each.p50_ms)):
+        table.add_row(
+            each.target,
+            each.label,
+            size(each.size_bytes),
+            milliseconds(each.p50_ms),
+            milliseconds(each.p90_ms),
+            f"{100 * each.accuracy:.2f} %",
+            f"{100 * each.low:.2f} – {100 * each.high:.2f}",
+            "parity FAILED" if not each.parity else "; ".join(each.limits_missed),
+            "yes" if each in best else "",
+        )
+    console = _console(stderr=False)
+    console.print(table)
+    for sentence in sentences(candidates):
+        console.print(sentence, soft_wrap=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from compress import provenance
-from compress.device_side import run_device_side
 from compress.evaluate import predict
-from compress.forms import QUANTIZATION, Source, form_of
+from compress.forms import Source, form_of, record_file
 from compress.model_card import export_card
 from compress.recipe import LocalSpec
 from compress.stages import Stages
@@ -22,10 +21,14 @@ from export.graph import DeployableGraph, Preprocess
 from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
-from export.verify import NotRun, require_parity, verify_formats
+from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
 from runtime.files import file_atomically, write_json
+from runtime.measure import FULL, QUICK
+from runtime.own_process import run_in_own_process
+from runtime.processes import Candidate, measured_in_turn
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
@@ -74,13 +77,17 @@ class VariantRun(Stages):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def benches(self, format_name: str) -> dict[str, dict[str, Any]]:
-        """Return the latency results of a format, by target."""
+    def benches(self, format_name: str, choice: EngineChoice | None = None) -> dict[str, dict[str, Any]]:
+        """Return the latency results of a format by target, those of one engine where one is given."""
         found = {
             file.name.split(".")[2]: self.result(file.name)
             for file in sorted(self.folder.glob(f"bench.{format_name}.*.json"))
         }
-        return {target: result for target, result in found.items() if result is not None}
+        return {
+            target: result
+            for target, result in found.items()
+            if result is not None and (choice is None or _label(result) == choice.label)
+        }
 
     def _write_bundle(self) -> Bundle:
         recipe, stage = self.plan.recipe, self.plan.stage(self.plan.recipe.exported_stage)
@@ -133,7 +140,7 @@ class VariantRun(Stages):
         for made in forms:
             if made.record is not None:
                 result = {"format_version": 1, "bundle": _identity(bundle), **made.record}
-                write_json(self.folder / QUANTIZATION, result)
+                write_json(self.folder / record_file(made.form.precision), result)
         return bundle
 
     def _reference_logits(self) -> np.ndarray:
@@ -148,11 +155,13 @@ class VariantRun(Stages):
         Raises GateError when a gate is missed; the files are kept.
         """
         bundle = self.export()
+        cases = self.cases()
         kept = self.result("parity.json")
         # What could not be run may be run now: on another machine, or with another package.
-        current = kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION
-        if kept is not None and current and not any(form.get("not_run") for form in kept["formats"].values()):
-            return kept
+        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
+            same = set(kept["formats"]) == {choice.key(name) for name, choice in cases}
+            if same and not any(form.get("not_run") for form in kept["formats"].values()):
+                return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
         reports = verify_formats(
@@ -161,39 +170,47 @@ class VariantRun(Stages):
             self._reference_logits()[rows],
             test.labels[rows],
             row_ids=test.row_ids[rows],
+            cases=cases,
         )
         result = {
             "format_version": PARITY_VERSION,
             "bundle": _identity(bundle),
             "passed": all(report.passed for report in reports if not isinstance(report, NotRun)),
-            "formats": {report.format: report.to_json() for report in reports},
+            "formats": {report.name: report.to_json() for report in reports},
         }
         write_json(self.folder / "parity.json", result)
         for report in reports:
             require_parity(report)
         return result
 
+    def cases(self) -> list[tuple[str, EngineChoice]]:
+        """Return every format with each engine that runs it: its own, and those that the recipe's targets name."""
+        return cases_of(self.export(), [DEFAULT, *(target.choice for target in self.plan.recipe.benchmark)])
+
     def benchmark(self) -> None:
-        """Measure accuracy and latency of every format on every target, each in a process of its own.
+        """Measure accuracy and latency of every format on every target, each in processes of its own.
 
-        What this machine cannot run is left out, and said.
+        Latencies are measured in turn, process by process. What this machine cannot run is left out, and said.
         """
-        for name, parity in self.verify()["formats"].items():
-            if why := parity.get("not_run"):
-                self.notify(f"{name} is not measured here: {why}")
+        parity = self.verify()["formats"]
+        wanted = []
+        for name, choice in self.cases():
+            key = choice.key(name)
+            if why := parity[key].get("not_run"):
+                self.notify(f"{key} is not measured here: {why}")
                 continue
-            self.accuracy(name)
-            for target in self.plan.recipe.benchmark:
-                self.bench(name, target)
+            self.accuracy(name, choice)
+            wanted += [(name, target) for target in self.plan.recipe.benchmark if target.choice.label == choice.label]
+        self.bench(wanted)
 
-    def accuracy(self, format_name: str) -> dict[str, Any]:
+    def accuracy(self, format_name: str, choice: EngineChoice = DEFAULT) -> dict[str, Any]:
         """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
         bundle = self.export()
-        target = self.folder / f"accuracy.{format_name}.json"
+        target = self.folder / f"accuracy.{choice.key(format_name)}.json"
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        options = ["--format", format_name, "--data", self._rows_file()]
+        options = ["--format", format_name, *_engine_options(choice), "--data", self._rows_file()]
         result = self._from_device_side("accuracy", bundle.path, *options)
         result["rows_unlike_torch"] = self._rows_unlike_torch(result["predictions"])
         write_json(target, result)
@@ -205,27 +222,30 @@ class VariantRun(Stages):
         row_ids = self.dataset.test.row_ids.tolist()
         return [row for row, label in zip(row_ids, expected, strict=True) if predictions[str(row)] != label]
 
-    def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
+    def bench(self, wanted: Sequence[tuple[str, LocalSpec]]) -> None:
+        """Measure the latency of each format on the target beside it, where there is no result of the same settings."""
         bundle = self.export()
-        file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
-        settings = {**target.model_dump(), "quick": target.quick or self.settings.quick}
-        kept = self.result(file.name)
-        if kept is not None and kept["settings"] == settings:
-            return kept
-        quick = ["--quick"] if settings["quick"] else []
-        self.notify(
-            f"measuring latency of {format_name} on this machine, {target.threads} thread(s), batch {target.batch}"
-        )
-        options = ["--format", format_name, "--threads", target.threads, "--batch", target.batch, *quick]
-        result = self._from_device_side("bench", bundle.path, *options)
-        result["settings"] = settings
-        write_json(file, result)
-        return result
+        for quick in (False, True):
+            missing = {}
+            for format_name, target in wanted:
+                file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
+                settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
+                kept = self.result(file.name)
+                if settings["quick"] == quick and (kept is None or kept["settings"] != settings):
+                    missing[file] = (Candidate(bundle.path, _bench_options(format_name, target)), settings)
+            if not missing:
+                continue
+            names = ", ".join(file.name.removeprefix("bench.").removesuffix(".json") for file in missing)
+            self.notify(f"measuring latency on this machine: {names}")
+            plan = QUICK if quick else FULL
+            results = measured_in_turn([candidate for candidate, _ in missing.values()], plan, say=self.notify)
+            for (file, (_, settings)), result in zip(missing.items(), results, strict=True):
+                write_json(file, {**result, "settings": settings})
 
     def _from_device_side(self, verb: str, *arguments: object) -> dict[str, Any]:
         """Return what a verb of the device side wrote. The file is not yet a result: what is added here is missing."""
         beside = self.folder / f".{verb}.json.part"
-        run_device_side(verb, *arguments, "--output", beside)
+        run_in_own_process(verb, *arguments, "--output", beside)
         result = json.loads(beside.read_text())
         beside.unlink()
         return result
@@ -244,7 +264,24 @@ def _identity(bundle: Bundle) -> dict[str, str]:
     return {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum}
 
 
+def _label(bench: Mapping[str, Any]) -> str:
+    """Return on which engine a latency was measured."""
+    chosen = bench["settings"]
+    return EngineChoice(chosen.get("engine"), chosen.get("provider"), chosen.get("precision")).label
+
+
+def _bench_options(format_name: str, target: LocalSpec) -> tuple[str, ...]:
+    options = ["--format", format_name, *_engine_options(target.choice)]
+    options += ["--threads", target.threads, "--batch", target.batch]
+    return tuple(map(str, options))
+
+
+def _engine_options(choice: EngineChoice) -> list[Any]:
+    return [part for name, value in choice.to_json().items() for part in (f"--{name}", value)]
+
+
 def _target_name(target: LocalSpec) -> str:
     """Return the part of a bench file's name that keeps a recipe's targets apart."""
+    name = f"{target.kind}-{target.choice.label}" if target.choice.label else target.kind
     usual = (target.threads, target.batch) == (1, 1)
-    return target.kind if usual else f"{target.kind}-threads-{target.threads}-batch-{target.batch}"
+    return name if usual else f"{name}-threads-{target.threads}-batch-{target.batch}"

@@ -109,9 +109,25 @@ class NotRun:
     format: str
     precision: str
     reason: str
+    choice: EngineChoice = DEFAULT
+
+    @property
+    def name(self) -> str:
+        return self.choice.key(self.format)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": self.format, "precision": self.precision, "not_run": self.reason, "passed": None}
+        return {"format": self.name, "precision": self.precision, "not_run": self.reason, "passed": None}
+
+
+def cases_of(bundle: Bundle, choices: Sequence[EngineChoice]) -> list[tuple[str, EngineChoice]]:
+    """Return every format of the bundle with each of `choices`, told apart by their results' names, that runs it."""
+    different = {choice.label: choice for choice in choices}.values()
+    return [
+        (format, choice)
+        for format in bundle.formats
+        for choice in different
+        if choice == DEFAULT or runs_on(format, choice)
+    ]
 
 
 def verify_formats(
@@ -122,26 +138,24 @@ def verify_formats(
     *,
     row_ids: np.ndarray | None = None,
     threads: int = 1,
-    choice: EngineChoice = DEFAULT,
+    cases: Sequence[tuple[str, EngineChoice]] | None = None,
 ) -> list[ParityReport | NotRun]:
-    """Compare every format of the bundle that runs on `choice` with the reference, as `verify_format` does.
+    """Compare every format of the bundle with the reference at its batch sizes, as `verify_format` does.
 
+    cases: formats with what each runs on; every format on its own engine if left out.
     What needs another machine or a package that is not here is said and not compared. Raises what the first format's
     engine raises where none can be run.
     """
     reports: list[ParityReport | NotRun] = []
     obstacles: list[DeviceError | MissingExtraError] = []
-    formats = {name: file for name, file in bundle.formats.items() if choice == DEFAULT or runs_on(name, choice)}
-    if not formats:
-        raise UsageError(f"{bundle.path}: none of {', '.join(bundle.formats)} runs on {choice.label or choice.engine}")
-    options: dict[str, Any] = {"row_ids": row_ids, "threads": threads, "choice": choice}
-    for format, file in formats.items():
+    for format, choice in cases if cases is not None else cases_of(bundle, [DEFAULT]):
+        options: dict[str, Any] = {"row_ids": row_ids, "threads": threads, "choice": choice}
         try:
             rows = (inputs, reference_logits, labels)
             reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, **options))
         except (DeviceError, MissingExtraError) as error:
             obstacles.append(error)
-            reports.append(NotRun(format, file.precision, error.message))
+            reports.append(NotRun(format, bundle.format(format).precision, error.message, choice))
     if len(obstacles) == len(reports):
         raise obstacles[0]
     return reports
@@ -222,15 +236,11 @@ def verify_bundle(path: str | Path, *, threads: int = 1, choice: EngineChoice = 
     samples = bundle.samples()
     if samples.logits is None:
         raise BundleError(f"{bundle.path}: its samples have no expected logits")
-    return verify_formats(
-        bundle,
-        samples.inputs,
-        samples.logits,
-        samples.labels,
-        row_ids=samples.row_ids,
-        threads=threads,
-        choice=choice,
-    )
+    cases = cases_of(bundle, [choice])
+    if not cases:
+        raise UsageError(f"{bundle.path}: none of {', '.join(bundle.formats)} runs on {choice.label or choice.engine}")
+    rows = (samples.inputs, samples.logits, samples.labels)
+    return verify_formats(bundle, *rows, row_ids=samples.row_ids, threads=threads, cases=cases)
 
 
 def require_parity(report: ParityReport | NotRun) -> None:

@@ -111,6 +111,18 @@ def _instruction_set(library: ctypes.CDLL) -> str:
     return name.decode("ascii", errors="replace")
 
 
+def machine_of(path: Path) -> str | None:
+    """Return the machine that an ELF library is for, as `platform.machine()` calls it; None of another file."""
+    with path.open("rb") as file:
+        head = file.read(20)
+    return _elf_machine(head) if len(head) == 20 and head[:4] == b"\x7fELF" else None
+
+
+def _elf_machine(head: bytes) -> str:
+    number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
+    return _ELF_MACHINES.get(number, f"ELF machine {number}")
+
+
 def _check_machine(path: Path) -> None:
     """Refuse another machine's ELF file by name; the loader only says that it "cannot open" it."""
     try:
@@ -122,8 +134,7 @@ def _check_machine(path: Path) -> None:
         return
     if len(head) < 20 or head[:4] != b"\x7fELF":
         raise EngineError(f"{path} is no shared library of Linux (it does not begin with ELF)", remedy=_BUILD)
-    number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
-    machine = _ELF_MACHINES.get(number, f"ELF machine {number}")
+    machine = _elf_machine(head)
     here = _python_machine()
     if machine in _ELF_MACHINES.values() and here in _ELF_MACHINES.values() and machine != here:
         raise EngineError(f"{path} is built for {machine}, and this Python for {here}", remedy=_BUILD)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.formats import Fp16Spec, Int8Spec, OnnxSpec, PackedSpec
+from compress.formats import Fp16Spec, Int8CpuSpec, Int8Spec, OnnxSpec, PackedSpec
 from compress.library import find_recipe, shipped_recipes
 from compress.recipe import load_recipe
 from compress.variants import load_variants
@@ -56,6 +56,16 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        (
+            "export: {stage: student}",
+            "export: {stage: student}\nbenchmark: [{local: {engine: openvino, provider: cuda}}]",
+            ["benchmark[0]", "provider cuda with engine openvino: providers are those of onnxruntime"],
+        ),
+        (
+            "export: {stage: student}",
+            "export: {stage: student}\nbenchmark: [{local: {engine: openvine}}]",
+            ["benchmark[0].local.engine", "'onnxruntime' or 'openvino'"],
+        ),
         ("  source: digits", "  source: digits\n  colour: red", ["line 4", "data.colour", "unknown key"]),
         (
             "objective: [ce, subclass_auxiliary]",
@@ -185,6 +195,9 @@ def test_precisions_with_their_options(tmp_path: Path) -> None:
     int8 = recipe.export.formats[1]
     assert isinstance(int8, Int8Spec)
     assert int8.resolved_gate == Gate(0.3, 0.99, 1.0)
+    recipe, _ = load_recipe(recipe_file(tmp_path, real.replace("packed", "{int8_cpu: {rows: 64}}")))
+    assert recipe.export is not None
+    assert recipe.export.formats[1] == Int8CpuSpec(rows=64)
     message = problems(tmp_path, real.replace("packed", "{int8: {method: mse, keep_float: [middle]}}"))
     assert "line 7: export.formats[1].int8.method: came 'mse'" in message
     assert "line 7: export.formats[1].int8.keep_float[0]: came 'middle'" in message

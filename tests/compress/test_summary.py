@@ -17,6 +17,7 @@ from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.summary import Row, summarise, summary_sentence
 from runtime.accuracy import wilson_interval
+from runtime.runners.choice import EngineChoice
 
 TEXT = """\
 name: rows
@@ -43,6 +44,7 @@ class FakeRun:
     artifacts: dict[str, Artifact]
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     formats: dict[str, Any] | None = None
+    choices: tuple[EngineChoice, ...] = (EngineChoice(),)
 
     def bundle(self) -> Any:
         return SimpleNamespace(formats=self.formats) if self.formats else None
@@ -50,9 +52,12 @@ class FakeRun:
     def result(self, name: str) -> dict[str, Any] | None:
         return self.results.get(name)
 
-    def benches(self, format_name: str) -> dict[str, dict[str, Any]]:
-        prefix = f"bench.{format_name}."
-        return {name[len(prefix) :]: each for name, each in self.results.items() if name.startswith(prefix)}
+    def cases(self) -> list[tuple[str, EngineChoice]]:
+        return [(name, choice) for name in self.formats or () for choice in self.choices]
+
+    def benches(self, format_name: str, choice: EngineChoice) -> dict[str, dict[str, Any]]:
+        prefix = f"bench.{format_name}.local{f'-{choice.label}' if choice.label else ''}"
+        return {name[len(prefix) :]: each for name, each in self.results.items() if name.startswith(f"{prefix}.")}
 
 
 @pytest.fixture
@@ -98,8 +103,8 @@ def bench(run: FakeRun, *, quick: bool = False, unstable: bool = False, target: 
         "quick": quick,
         "latency": {
             "percentiles": {"p50": {"measured_ms": 0.25}, "p90": {"measured_ms": 1.5}},
-            "drift": {"unstable": unstable},
         },
+        "notes": ["UNSTABLE: the machine was busy: load average 9.0 on 2 cores"] if unstable else ["a note"],
     }
 
 

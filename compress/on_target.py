@@ -1,0 +1,172 @@
+"""Latency and accuracy of a bundle on a device of `targets.yaml`, and what its limits say of them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from compress.remote import Content, Device, end_all_links
+from compress.targets import Limits, Target
+from runtime.accuracy import agreement
+from runtime.bundle import CHECKSUMS, Bundle
+from runtime.errors import EdgefoldError, UsageError
+from runtime.own_process import run_in_own_process
+
+Notify = Callable[[str], None]
+T = TypeVar("T")
+
+_BUNDLE = "bundle"
+_ROWS = "rows.npz"
+
+
+def bench_on_target(
+    name: str,
+    target: Target,
+    bundle: Bundle,
+    *,
+    formats: Sequence[str] = (),
+    engine: Sequence[object] = (),
+    quick: bool = False,
+    notify: Notify,
+) -> dict[str, dict[str, Any]]:
+    """Measure the latency of `formats` (else the target's, else all) on the device; return the results by format.
+
+    engine: arguments of the device side that choose one, such as `--engine openvino`.
+    """
+    chosen = formats_on(name, target, bundle, formats)
+    options = ["--threads", target.threads, "--batch", target.batch, *engine, *(["--quick"] if quick else [])]
+    words = [word for each in chosen for word in ("--format", each)]
+    with _device(name, target, bundle, chosen, {}, notify) as device:
+        document = device.run("bench", _BUNDLE, *words, *options)
+    results = [document] if len(chosen) == 1 else document["results"]
+    return {each: _marked(name, device, bundle, result) for each, result in zip(chosen, results, strict=True)}
+
+
+def accuracy_on_target(
+    name: str,
+    target: Target,
+    bundle: Bundle,
+    rows: Path | None,
+    *,
+    formats: Sequence[str] = (),
+    engine: Sequence[object] = (),
+    limit: int | None = None,
+    notify: Notify,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate `rows` (an .npz; None: the samples) there, and compare each class with this machine's, by format.
+
+    `host_agreement` of a result says on how many rows the two are equal, and which ones differ.
+    """
+    chosen = formats_on(name, target, bundle, formats)
+    options = ["--threads", target.threads, *engine, *(["--limit", limit] if limit else [])]
+    results = {}
+    others: dict[str, Content] = {_ROWS: rows} if rows else {}
+    options += ["--data", _ROWS] if rows else []
+    with _device(name, target, bundle, chosen, others, notify) as device:
+        for each in chosen:
+            result = device.run("accuracy", _BUNDLE, "--format", each, *options)
+            _marked(name, device, bundle, result)
+            here = _predictions_here(bundle, each, rows, limit)
+            there = {int(row): predicted for row, predicted in result["predictions"].items()}
+            result["host_agreement"] = agreement(there, here).to_json()
+            results[each] = result
+    return results
+
+
+def on_all(targets: Mapping[str, Target], work: Callable[[str, Target], T]) -> dict[str, T | EdgefoldError]:
+    """Do `work` on several devices at once; return what each gave, or its error: one that fails stops no other.
+
+    Where this is interrupted all links are ended, and so is what runs on the devices.
+    """
+
+    def tried(name: str, target: Target) -> T | EdgefoldError:
+        try:
+            return work(name, target)
+        except EdgefoldError as error:
+            return error
+
+    with ThreadPoolExecutor(max(len(targets), 1)) as pool:
+        pending = {name: pool.submit(tried, name, target) for name, target in targets.items()}
+        try:
+            return {name: each.result() for name, each in pending.items()}
+        except BaseException:
+            end_all_links()
+            raise
+
+
+def formats_on(name: str, target: Target, bundle: Bundle, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats to measure. Raises UsageError where the target names none of the bundle's."""
+    if wanted:
+        for each in wanted:
+            bundle.format(each)
+        return tuple(wanted)
+    chosen = tuple(each for each in bundle.formats if not target.formats or each in target.formats)
+    if not chosen:
+        raise UsageError(
+            f"target {name} takes {', '.join(target.formats)}, and {bundle.path} has {', '.join(bundle.formats)}",
+            "Add one of these to the target's formats, or the format to the recipe.",
+        )
+    return chosen
+
+
+def missed_limits(limits: Limits, bench: Mapping[str, Any], accuracy: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return in words which limits a form misses. A limit whose number was not measured is missed, and says so."""
+    measured = {f"{each}_ms": _percentile(bench, each) for each in ("p50", "p90", "p99")}
+    measured["size_kb"] = bench["size_bytes"] / 1e3
+    measured["accuracy_drop_points"] = accuracy_drop_points(accuracy) if accuracy else None
+    missed = []
+    for limit, allowed in limits.model_dump(exclude_none=True).items():
+        came = measured[limit]
+        if came is None:
+            missed.append(f"{limit} was not measured (allowed {allowed:g})")
+        elif came > allowed:
+            missed.append(f"{limit} is {came:.6g}, allowed {allowed:g}")
+    return tuple(missed)
+
+
+def accuracy_drop_points(accuracy: Mapping[str, Any]) -> float | None:
+    """Return by how many points the device is below torch on the same rows, where that is known."""
+    reference = accuracy.get("torch_correct")
+    return None if reference is None else 100 * (reference - accuracy["correct"]) / accuracy["total"]
+
+
+def _percentile(bench: Mapping[str, Any], name: str) -> float | None:
+    found = bench["latency"]["percentiles"].get(name)
+    return None if found is None else float(found["measured_ms"])
+
+
+def _device(
+    name: str,
+    target: Target,
+    bundle: Bundle,
+    formats: Sequence[str],
+    others: Mapping[str, Content],
+    notify: Notify,
+) -> Device:
+    files: dict[str, Content] = {f"{_BUNDLE}/{file}": bundle.path / file for file in (*bundle.checksums, CHECKSUMS)}
+    return Device(name, target, {**files, **others}, with_operators="packed" in formats, notify=notify)
+
+
+def _marked(name: str, device: Device, bundle: Bundle, result: dict[str, Any]) -> dict[str, Any]:
+    """Say in a result where it was made. Raises UsageError where it is another bundle's."""
+    if result["bundle"]["checksum"] != bundle.checksum:
+        raise UsageError(
+            f"target {name}: the result is of bundle {result['bundle']['checksum'][:12]}, and {bundle.path} is "
+            f"{bundle.checksum[:12]}: the bundle changed on the way",
+            "Run the command again.",
+        )
+    about = {key: device.about[key] for key in ("host", "machine", "system", "python")}
+    result["target"] = {"name": name, **about}
+    return result
+
+
+def _predictions_here(bundle: Bundle, format: str, rows: Path | None, limit: int | None) -> dict[int, int]:
+    options: list[object] = [*(["--data", rows] if rows else []), *(["--limit", limit] if limit else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "accuracy.json"
+        run_in_own_process("accuracy", bundle.path, "--format", format, *options, "--output", output)
+        return {int(row): predicted for row, predicted in json.loads(output.read_text())["predictions"].items()}

@@ -1,0 +1,103 @@
+"""`edgefold bench` and `edgefold accuracy` with `--target`: on the devices of `targets.yaml`, several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.on_target import accuracy_on_target, bench_on_target, missed_limits, on_all
+from compress.targets import Target, find_target
+from compress.terminal import print_target_accuracies, print_target_benches
+from runtime.bundle import open_bundle
+from runtime.errors import EdgefoldError, GateError
+from runtime.files import write_json
+
+Results = Mapping[str, Mapping[str, Any]]  # by target and format
+
+
+def bench(
+    bundle: Path,
+    names: Sequence[str],
+    file: Path,
+    *,
+    formats: Sequence[str],
+    overrides: Mapping[str, int | None],
+    engine: Sequence[object],
+    quick: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure latency. Raises GateError where a target's limit is missed, after everything was printed."""
+    opened, targets = open_bundle(bundle), _targets(names, file, overrides)
+
+    def work(name: str, target: Target) -> dict[str, dict[str, Any]]:
+        return bench_on_target(name, target, opened, formats=formats, engine=engine, quick=quick, notify=_notify)
+
+    results, errors = _split(on_all(targets, work))
+    missed = {
+        (name, form): missed_limits(targets[name].limits.without("accuracy_drop_points"), result, None)
+        for name, by_format in results.items()
+        for form, result in by_format.items()
+    }
+    if results:
+        print_target_benches(results, missed, as_json)
+    _finish(results, errors, output)
+    lines = [f"target {name}, {form}: {why}" for (name, form), reasons in missed.items() for why in reasons]
+    if lines:
+        raise GateError("\n".join(lines), f"The limits are those of {file}.")
+
+
+def accuracy(
+    bundle: Path,
+    names: Sequence[str],
+    file: Path,
+    *,
+    formats: Sequence[str],
+    overrides: Mapping[str, int | None],
+    engine: Sequence[object],
+    rows: Path | None,
+    limit: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate the labelled rows of an .npz file, else the bundle's samples."""
+    opened, targets = open_bundle(bundle), _targets(names, file, overrides)
+
+    def work(name: str, target: Target) -> dict[str, dict[str, Any]]:
+        return accuracy_on_target(
+            name, target, opened, rows, formats=formats, engine=engine, limit=limit, notify=_notify
+        )
+
+    results, errors = _split(on_all(targets, work))
+    if results:
+        print_target_accuracies(results, as_json)
+    _finish(results, errors, output)
+
+
+def _targets(names: Sequence[str], file: Path, overrides: Mapping[str, int | None]) -> dict[str, Target]:
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return {name: find_target(name, file).model_copy(update=given) for name in names}
+
+
+def _split(outcomes: Mapping[str, Any]) -> tuple[dict[str, Any], list[EdgefoldError]]:
+    results = {name: each for name, each in outcomes.items() if not isinstance(each, EdgefoldError)}
+    return results, [each for each in outcomes.values() if isinstance(each, EdgefoldError)]
+
+
+def _finish(results: Results, errors: Sequence[EdgefoldError], output: Path | None) -> None:
+    """Write what came; then raise the first error, naming the others, so that nothing measured is lost by it."""
+    if output is not None and results:
+        write_json(output, results)
+        _notify(f"wrote {output}")
+    if errors:
+        first, *others = errors
+        for each in others:
+            _notify(f"error: {each}")
+        raise first
+
+
+def _notify(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compress.on_target import accuracy_drop_points, missed_limits
+from compress.remote import command_of
+from compress.targets import Limits, Target, find_target, read_targets
+from runtime.errors import RecipeError, UsageError
+
+PI = """
+pi4:
+  host: pi4.local
+  user: pi
+  python: /home/pi/venv/bin/python
+  threads: 4
+  formats: [onnx, int8]
+  limits: {p90_ms: 5, size_kb: 300, accuracy_drop_points: 0.5}
+phone: {serial: emulator-5554, threads: 2}
+"""
+
+
+def targets_file(folder: Path, text: str) -> Path:
+    path = folder / "targets.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_devices_by_name(tmp_path: Path) -> None:
+    targets = read_targets(targets_file(tmp_path, PI))
+    assert list(targets) == ["pi4", "phone"]
+    assert targets["pi4"] == Target(
+        host="pi4.local",
+        user="pi",
+        python="/home/pi/venv/bin/python",
+        threads=4,
+        formats=("onnx", "int8"),
+        limits=Limits(p90_ms=5.0, size_kb=300.0, accuracy_drop_points=0.5),
+    )
+    assert find_target("phone", tmp_path / "targets.yaml").serial == "emulator-5554"
+
+
+def test_an_unknown_device_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"targets\.yaml has no target 'p4'\nDid you mean 'pi4'\? Known: pi4, phone\."):
+        find_target("p4", targets_file(tmp_path, PI))
+
+
+def test_every_problem_of_a_file_comes_at_once_with_its_line(tmp_path: Path) -> None:
+    text = (
+        PI.replace("threads: 4", "thread: 4").replace("p90_ms: 5", "p90_ms: fast").replace("serial: emulator-5554,", "")
+    )
+    with pytest.raises(RecipeError) as caught:
+        read_targets(targets_file(tmp_path, text))
+    message = str(caught.value)
+    assert "targets.yaml: 3 problems" in message
+    assert "line 6: pi4.thread: unknown key\n           Did you mean 'threads'?" in message
+    assert "line 8: pi4.limits.p90_ms: came 'fast', expected a number" in message
+    assert "line 9: phone: Value error, expected either host (ssh) or serial (adb)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty"),
+        ("- pi4", "expected a mapping of names to devices"),
+        ("local: {host: here}", "line 1: local: is this machine, and always there"),
+        ("pi4: {host: -oProxyCommand=evil}", "line 1: pi4.host: came '-oProxyCommand=evil'"),
+        ("pi4: {host: 'a b'}", "line 1: pi4.host: came 'a b'"),
+        ("pi4: {host: a, user: -l}", "line 1: pi4.user: came '-l'"),
+        ("pi4: {host: a, serial: b}", "expected either host (ssh) or serial (adb)"),
+        ("pi4: {serial: b, user: pi}", "user, port and ssh_config are of ssh"),
+        ("pi4: {host: a, limits: {p90_ms: -1}}", "came -1, expected more than 0"),
+    ],
+)
+def test_what_cannot_be_a_target_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_targets(targets_file(tmp_path, text))
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cannot be read: No such file.*\nWrite one, such as `pi4: \{host"):
+        read_targets(tmp_path / "targets.yaml")
+
+
+def test_ssh_never_asks_and_never_trusts_an_unknown_host() -> None:
+    command = command_of(Target(host="pi4", user="pi", port=2222, python="/opt/my python/bin/python3"))
+    assert command[0] == "ssh"
+    assert command[-3:-1] == ["--", "pi4"]
+    assert "BatchMode=yes" in command
+    assert "StrictHostKeyChecking=yes" in command
+    assert command[command.index("-p") + 1] == "2222"
+    assert command[command.index("-l") + 1] == "pi"
+    assert command[-1].startswith("'/opt/my python/bin/python3' -c ")
+
+
+def test_adb_reaches_a_device_by_its_serial() -> None:
+    command = command_of(Target(serial="emulator-5554"))
+    assert command[:5] == ["adb", "-s", "emulator-5554", "shell", "-T"]
+    assert command[5].startswith("python3 -c ")
+
+
+def bench(p90_ms: float | None, size_bytes: int) -> dict:
+    percentiles = {"p50": {"measured_ms": 1.0}}
+    if p90_ms is not None:
+        percentiles["p90"] = {"measured_ms": p90_ms}
+    return {"size_bytes": size_bytes, "latency": {"percentiles": percentiles}}
+
+
+def test_limits_are_judged_by_what_was_measured() -> None:
+    limits = Limits(p50_ms=1.0, p90_ms=5.0, size_kb=300.0)
+    assert missed_limits(limits, bench(5.0, 300_000), None) == ()
+    assert missed_limits(limits, bench(5.1, 300_001), None) == (
+        "p90_ms is 5.1, allowed 5",
+        "size_kb is 300.001, allowed 300",
+    )
+    assert missed_limits(limits, bench(None, 1), None) == ("p90_ms was not measured (allowed 5)",)
+    drop = Limits(accuracy_drop_points=0.5)
+    assert missed_limits(drop, bench(1.0, 1), None) == ("accuracy_drop_points was not measured (allowed 0.5)",)
+    assert missed_limits(drop, bench(1.0, 1), {"correct": 989, "total": 1000, "torch_correct": 995}) == (
+        "accuracy_drop_points is 0.6, allowed 0.5",
+    )
+    assert accuracy_drop_points({"correct": 989, "total": 1000, "torch_correct": 985}) == pytest.approx(-0.4)
