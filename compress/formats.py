@@ -58,7 +58,8 @@ class GateSpec(Spec):
 
 
 class Int8Spec(FormatSpec):
-    """8-bit weights and activations, quantised after training on `rows` training rows (`export.to_int8`).
+    """8-bit weights and activations, quantised after training on `rows` training rows (`export.to_int8`); signed, for
+    TensorRT.
 
     method: how ranges are read from the rows; `auto` takes the one with the smallest error on them. keep_float: the
     first layer, the last one, or both. Where the gate fails on other training rows, layers go back to float until it
@@ -76,6 +77,12 @@ class Int8Spec(FormatSpec):
     @property
     def resolved_gate(self) -> Gate:
         return self.gate.over(GATES["int8"]) if self.gate else GATES["int8"]
+
+
+class Int8CpuSpec(Int8Spec):
+    """`int8` in the form that engines on a CPU compute fast, unsigned and with whole blocks on 8-bit numbers."""
+
+    kind = "int8_cpu"
 
 
 class Int4Spec(FormatSpec):
@@ -101,6 +108,7 @@ FORMATS: dict[str, type[FormatSpec]] = {
     "fp16": Fp16Spec,
     "bf16": Bf16Spec,
     "int8": Int8Spec,
+    "int8_cpu": Int8CpuSpec,
     "int4": Int4Spec,
     "qonnx": QonnxSpec,
 }

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from compress.device_side import run_device_side
 from compress.evaluate import predict
-from compress.forms import QUANTIZATION, Source, form_of
+from compress.forms import Source, form_of, record_file
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
@@ -25,6 +24,9 @@ from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import BundleError
 from runtime.files import file_atomically, write_json
+from runtime.measure import FULL, QUICK
+from runtime.own_process import run_in_own_process
+from runtime.processes import Candidate, measured_in_turn
 from runtime.runners.choice import DEFAULT, EngineChoice
 
 Step = Literal["train", "export", "verify", "benchmark"]
@@ -139,7 +141,7 @@ class VariantRun(Stages):
         for made in forms:
             if made.record is not None:
                 result = {"format_version": 1, "bundle": _identity(bundle), **made.record}
-                write_json(self.folder / QUANTIZATION, result)
+                write_json(self.folder / record_file(made.form.precision), result)
         return bundle
 
     def _reference_logits(self) -> np.ndarray:
@@ -187,20 +189,20 @@ class VariantRun(Stages):
         return cases_of(self.export(), [DEFAULT, *(target.choice for target in self.plan.recipe.benchmark)])
 
     def benchmark(self) -> None:
-        """Measure accuracy and latency of every format on every target, each in a process of its own.
+        """Measure accuracy and latency of every format on every target, each in processes of its own.
 
-        What this machine cannot run is left out, and said.
+        Latencies are measured in turn, process by process. What this machine cannot run is left out, and said.
         """
         parity = self.verify()["formats"]
+        wanted = []
         for name, choice in self.cases():
             key = choice.key(name)
             if why := parity[key].get("not_run"):
                 self.notify(f"{key} is not measured here: {why}")
                 continue
             self.accuracy(name, choice)
-            for target in self.plan.recipe.benchmark:
-                if target.choice.label == choice.label:
-                    self.bench(name, target)
+            wanted += [(name, target) for target in self.plan.recipe.benchmark if target.choice.label == choice.label]
+        self.bench(wanted)
 
     def accuracy(self, format_name: str, choice: EngineChoice = DEFAULT) -> dict[str, Any]:
         """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
@@ -221,29 +223,30 @@ class VariantRun(Stages):
         row_ids = self.dataset.test.row_ids.tolist()
         return [row for row, label in zip(row_ids, expected, strict=True) if predictions[str(row)] != label]
 
-    def bench(self, format_name: str, target: LocalSpec) -> dict[str, Any]:
+    def bench(self, wanted: Sequence[tuple[str, LocalSpec]]) -> None:
+        """Measure the latency of each format on the target beside it, where there is no result of the same settings."""
         bundle = self.export()
-        file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
-        settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
-        kept = self.result(file.name)
-        if kept is not None and kept["settings"] == settings:
-            return kept
-        quick = ["--quick"] if settings["quick"] else []
-        self.notify(
-            f"measuring latency of {target.choice.key(format_name)} on this machine, {target.threads} thread(s), "
-            f"batch {target.batch}"
-        )
-        options = ["--format", format_name, *_engine_options(target.choice)]
-        options += ["--threads", target.threads, "--batch", target.batch, *quick]
-        result = self._from_device_side("bench", bundle.path, *options)
-        result["settings"] = settings
-        write_json(file, result)
-        return result
+        for quick in (False, True):
+            missing = {}
+            for format_name, target in wanted:
+                file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
+                settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
+                kept = self.result(file.name)
+                if settings["quick"] == quick and (kept is None or kept["settings"] != settings):
+                    missing[file] = (Candidate(bundle.path, _bench_options(format_name, target)), settings)
+            if not missing:
+                continue
+            names = ", ".join(file.name.removeprefix("bench.").removesuffix(".json") for file in missing)
+            self.notify(f"measuring latency on this machine: {names}")
+            plan = QUICK if quick else FULL
+            results = measured_in_turn([candidate for candidate, _ in missing.values()], plan, say=self.notify)
+            for (file, (_, settings)), result in zip(missing.items(), results, strict=True):
+                write_json(file, {**result, "settings": settings})
 
     def _from_device_side(self, verb: str, *arguments: object) -> dict[str, Any]:
         """Return what a verb of the device side wrote. The file is not yet a result: what is added here is missing."""
         beside = self.folder / f".{verb}.json.part"
-        run_device_side(verb, *arguments, "--output", beside)
+        run_in_own_process(verb, *arguments, "--output", beside)
         result = json.loads(beside.read_text())
         beside.unlink()
         return result
@@ -266,6 +269,12 @@ def _label(bench: Mapping[str, Any]) -> str:
     """Return on which engine a latency was measured."""
     chosen = bench["settings"]
     return EngineChoice(chosen.get("engine"), chosen.get("provider"), chosen.get("precision")).label
+
+
+def _bench_options(format_name: str, target: LocalSpec) -> tuple[str, ...]:
+    options = ["--format", format_name, *_engine_options(target.choice)]
+    options += ["--threads", target.threads, "--batch", target.batch]
+    return tuple(map(str, options))
 
 
 def _engine_options(choice: EngineChoice) -> list[Any]:

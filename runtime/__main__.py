@@ -43,21 +43,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def bench(options: argparse.Namespace) -> None:
-    from runtime import display, measure
-    from runtime.bench import benchmark
-    from runtime.bundle import open_bundle
+    from runtime import display
 
     _check_output(options.output)
+    formats = options.format or ["onnx"]
+    documents = _measured(options, formats)
+    document = documents[0] if len(formats) == 1 else {"kind": "benches", "results": documents}
+    _finish(document, lambda: "\n\n".join(display.bench_text(each) for each in documents), options)
+
+
+def _measured(options: argparse.Namespace, formats: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a document a format: measured in this process, or in several of their own."""
+    import dataclasses
+
+    from runtime import measure
+    from runtime.bench import benchmark
+    from runtime.bundle import open_bundle
+    from runtime.processes import Candidate, measured_in_turn
+    from runtime.runners import BEST
+
+    given = {"seconds": options.seconds, "calls": options.calls, "processes": options.processes}
+    plan = dataclasses.replace(
+        measure.QUICK if options.quick else measure.FULL,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    bundle = open_bundle(options.bundle)
+    for each in formats:
+        if each != BEST:
+            bundle.format(each)  # or it is refused by the first process, after a line of progress
+    if plan.processes > 1 or len(formats) > 1:
+        shared = [f"--threads={options.threads}", f"--batch={options.batch}"]
+        shared += [f"--{name}={value}" for name, value in _choice(options).to_json().items()]
+        candidates = [Candidate(bundle.path, (f"--format={each}", *shared)) for each in formats]
+        return measured_in_turn(candidates, plan, say=_progress)
     result = benchmark(
-        open_bundle(options.bundle),
-        format=options.format,
+        bundle,
+        format=formats[0],
         threads=options.threads,
         batch=options.batch,
         choice=_choice(options),
-        plan=measure.QUICK if options.quick else measure.FULL,
+        plan=plan,
         progress=_progress,
     )
-    _finish(result.to_json(), lambda: display.bench_text(result), options)
+    return [result.to_json()]
 
 
 def accuracy(options: argparse.Namespace) -> None:
@@ -210,8 +238,16 @@ def _add_bench(verbs: Any) -> None:
         "Measure latency: percentiles with their bounds, throughput, cold start, and the machine's state.",
         "python -m runtime bench bundle --threads 4 --batch 1 --output bench.json",
     )
-    _add_engine_options(verb, batch=1)
+    _add_engine_options(verb, batch=1, several=True)
     verb.add_argument("--quick", action="store_true", help="measure for 3 s and not 10 s; the result says so")
+    verb.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="fresh processes that share the measuring (default: 5, quick: 1)",
+    )
+    verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
+    verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
     _add_output_options(verb, "bench.json")
 
 
@@ -297,12 +333,12 @@ def _add_verb(
     return verb
 
 
-def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--format",
-        default="onnx",
-        help="form of the model to run, or best for the fastest that runs here (default: %(default)s)",
-    )
+def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = False) -> None:
+    form = "form of the model to run, or best for the fastest that runs here (default: onnx)"
+    if several:
+        verb.add_argument("--format", action="append", help=f"{form}; several are measured in turn, process by process")
+    else:
+        verb.add_argument("--format", default="onnx", help=form)
     verb.add_argument(
         "--threads",
         type=_positive,
@@ -323,8 +359,8 @@ def _add_format_and_threads(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--precision", metavar="NAME", help="what OpenVINO computes in: fp32 (default) or bf16")
 
 
-def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int) -> None:
-    _add_format_and_threads(verb)
+def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int, several: bool = False) -> None:
+    _add_format_and_threads(verb, several=several)
     verb.add_argument(
         "--batch", type=_positive, default=batch, metavar="N", help="rows per call (default: %(default)s)"
     )
@@ -335,6 +371,16 @@ def _add_output_options(verb: argparse.ArgumentParser, file: str | None) -> None
         verb.add_argument("--output", type=Path, metavar="FILE", help=f"also write the result here, as {file}")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def _positive(text: str) -> int:

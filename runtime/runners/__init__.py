@@ -19,7 +19,8 @@ from runtime.runners.qonnx import QonnxRunner
 RUNNERS: Mapping[str, type[Runner]] = {
     "packed": PackedRunner,
     "onnx": OnnxRuntimeRunner,
-    # Smaller files. On a CPU without instructions for them they are no faster, so they come last.
+    # These round, and not every processor is faster with them: `int8` and `fp16` are for other engines.
+    "int8_cpu": OnnxRuntimeRunner,
     "int8": OnnxRuntimeRunner,
     "fp16": OnnxRuntimeRunner,
     "bf16": Bfloat16Runner,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.cpu import keep_products_exact
 from runtime.errors import BundleError, EngineError, MissingExtraError
 from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
@@ -46,6 +47,7 @@ class OnnxRuntimeRunner(Runner):
         options.inter_op_num_threads = 1
         options.execution_mode = engine.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = _ERRORS_ONLY
+        keep_products_exact(options)
         providers = self._providers(engine, options)
         self._configure(options, header)
         return functools.partial(self._load, engine, model, options, providers, header)
