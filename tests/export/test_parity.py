@@ -30,7 +30,9 @@ def test_the_gates_are_those_of_the_design() -> None:
 
 
 def test_unknown_precision_should_fail_and_list_the_gates() -> None:
-    with pytest.raises(BundleError, match="'fp8' has no parity gate; there are gates for fp32, packed, fp16, bf16, int8"):
+    with pytest.raises(
+        BundleError, match="'fp8' has no parity gate; there are gates for fp32, packed, fp16, bf16, int8"
+    ):
         gate_of("fp8")
 
 
