@@ -21,7 +21,7 @@ from runtime.bundle import MANIFEST, open_bundle, write_checksums
 from runtime.errors import BundleError, ExportError
 from runtime.featuriser import Featuriser
 from runtime.files import folder_atomically, json_text, write_atomically
-from runtime.manifest import FORMAT_VERSION
+from runtime.manifest import FORMAT_VERSION, EngineRequest
 from runtime.table import HashedColumns
 from runtime.tokens import FILE as TOKENIZER
 from runtime.tokens import Tokens
@@ -88,6 +88,7 @@ def write_bundle(
     logits: np.ndarray,
     metrics: Mapping[str, float],
     batch_sizes: Sequence[int],
+    engines: Sequence[EngineRequest] = (),
 ) -> None:
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
@@ -97,6 +98,7 @@ def write_bundle(
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
     ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
+    engines: those to be built of the formats (`export.engines`), now or on the device.
     Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
     """
     _check_names_and_metrics(class_names, metrics)
@@ -122,6 +124,7 @@ def write_bundle(
         "outputs": _output_entries(model),
         "batch_sizes": [int(size) for size in batch_sizes],
         "formats": formats,
+        **({"engines": [each.to_json() for each in engines]} if engines else {}),
         "samples": SAMPLES,
         "labels": LABELS,
         "metrics": dict(metrics),

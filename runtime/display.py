@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from runtime.accuracy import AccuracyResult
     from runtime.bundle import Bundle
     from runtime.classify import Classified
+    from runtime.engine_file import EngineFile
     from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader
 
@@ -90,7 +92,9 @@ def classified_text(classified: Sequence[Classified]) -> str:
     )
 
 
-def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str) -> str:
+def inspection_text(
+    bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str, engines: Mapping[str, EngineFile] | None = None
+) -> str:
     output = ", ".join(_tensor(each) for each in bundle.outputs)
     subclasses = f" with {bundle.subclasses} subclasses each" if bundle.subclasses > 1 else ""
     facts = {
@@ -113,7 +117,22 @@ def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum:
             opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
             values = {"IR version": str(header.ir_version), "opset": opsets, **header.metadata}
             lines += [f"  {line}" for line in _pairs({key: _clipped(value) for key, value in values.items()})]
+        if engines and name in engines:
+            lines += [f"  {line}" for line in _pairs(_engine_facts(engines[name]))]
+    for request in bundle.missing_engines:
+        lines += ["", f"not built: {request.in_words()} (on the device: edgefold export engine {bundle.path})"]
     return "\n".join(lines)
+
+
+def _engine_facts(engine: EngineFile) -> dict[str, str]:
+    types = Counter(layer.inputs[0] for layer in engine.layers if layer.inputs)
+    return {
+        "built by": f"{engine.module} {engine.version}",
+        "built of": f"{engine.onnx_file}, sha256 {engine.onnx_sha256}",
+        "for": engine.device or engine.compute_capability or "every GPU that TensorRT-RTX serves",
+        "batches": ", ".join("-".join(map(str, profile.batch_sizes)) for profile in engine.profiles),
+        "layers": ", ".join(f"{count} of {name}" for name, count in types.most_common()) or "not known",
+    }
 
 
 def _engine(name: str, version: str, choice: Mapping[str, Any]) -> str:
