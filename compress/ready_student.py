@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from compress import provenance
 from compress.datasets.base import Split, unit_normalization
-from compress.formats import FORMATS, FormatSpec, Int8Spec, Int8Spec
+from compress.formats import FORMATS, FormatSpec, Int8Spec
 from compress.forms import Source, form_of
 from compress.kinds import OneOf, as_recipe_value
 from compress.models import MODELS, Classifier, ModelSpec, has_binary_layers
