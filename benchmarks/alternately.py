@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,8 @@ def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, *, threads: 
     return times
 
 
-def summary(times: Mapping[str, list[float]], *, threads: int) -> dict[str, Any]:
-    """Return medians, spreads and the ratios of medians of the candidates `fp32` and `int8` over each."""
+def summary(times: Mapping[str, list[float]], *, threads: int, of: Sequence[str] = ("fp32", "int8")) -> dict[str, Any]:
+    """Return medians, spreads and the ratios of medians of the candidates `of` over each."""
     medians = {name: float(np.median(each)) for name, each in times.items()}
     return {
         "threads": threads,
@@ -45,6 +45,5 @@ def summary(times: Mapping[str, list[float]], *, threads: int) -> dict[str, Any]
         "microseconds": medians,
         "p10": {name: float(np.percentile(each, 10)) for name, each in times.items()},
         "p90": {name: float(np.percentile(each, 90)) for name, each in times.items()},
-        "fp32_over": {name: medians["fp32"] / each for name, each in medians.items()},
-        "int8_over": {name: medians["int8"] / each for name, each in medians.items()},
+        **{f"{one}_over": {name: medians[one] / each for name, each in medians.items()} for one in of},
     }

@@ -81,7 +81,9 @@ def deployable(spec: ModelSpec, signature: InputSignature) -> DeployableGraph:
     with torch.no_grad():
         for _ in range(3):
             model(torch.randn(4, signature.channels, signature.height, signature.width))
-    preprocess = Preprocess(signature, Normalization(1 / 255, (0.5,) * 3, (0.25,) * 3))
+    preprocess = Preprocess(
+        signature, Normalization(1 / 255, (0.5,) * signature.channels, (0.25,) * signature.channels)
+    )
     return DeployableGraph(preprocess, model, CLASSES).eval()
 
 

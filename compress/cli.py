@@ -132,6 +132,27 @@ def engine_options(function: Function) -> Function:
     return function
 
 
+def file_options(function: Function) -> Function:
+    """Add the options that describe an ONNX file without a bundle, for `_file_arguments`."""
+    for option in (
+        click.option("--max-size", type=click.IntRange(min=1), metavar="MIB",
+                     help="Of an ONNX file: the largest that is read  [default: 2048]"),
+        click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
+                     help="Of an ONNX file: sizes that it leaves open, by input or output; may be repeated."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _file_arguments(options: dict[str, Any]) -> list[Any]:
+    shapes = [part for shape in options["shapes"] for part in ("--shape", shape)]
+    return shapes + (["--max-size", options["max_size"]] if options["max_size"] else [])
+
+
+def _format_arguments(options: dict[str, Any]) -> list[Any]:
+    return ["--format", options["format_name"]] if options["format_name"] else []
+
+
 def _engine_arguments(options: dict[str, Any]) -> list[Any]:
     given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
     return [part for name, value in given.items() for part in (f"--{name}", value)]
@@ -318,6 +339,8 @@ def verify(
     help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
 )
 @engine_options
+@file_options
+@click.option("--data", type=click.Path(path_type=Path), help=".npz with inputs, labels, row_ids  [default: samples]")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
@@ -334,27 +357,34 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure the latency of a bundle on this machine, or on devices that are reached by ssh or adb.
 
-    BUNDLE is a bundle folder or a recipe that was run. A missed limit of a target ends with exit code 3.
+    BUNDLE is a bundle folder, a recipe that was run, or the ONNX file of any classifier, with made-up inputs. A missed
+    limit of a target ends with exit code 3.
 
     \b
     Example:
       edgefold bench runs/quickstart/bundle --threads 2
       edgefold bench runs/quickstart/bundle --engine openvino
+      edgefold bench mine.onnx --shape input=1x3x224x224
       edgefold bench quickstart --target pi4 --target phone
     """
     folder, format_name = _bundle_of(bundle, runs), options["format_name"]
     settings = {"threads": options["threads"], "batch": options["batch"]}
     engine = _engine_arguments(options)
     engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
+    of_this_machine = [*_file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
     if targets:
         from compress import target_commands
 
+        _refuse_file(folder)
+        if of_this_machine:
+            raise UsageError(f"{of_this_machine[0]} is for this machine and not for --target", "Leave one of them out.")
         target_commands.bench(
             folder, targets, targets_file, formats=(format_name,) if format_name else (), overrides=settings,
             engine=engine, quick=quick, output=output, as_json=as_json,
         )  # fmt: skip
         return
-    arguments = ["--format", format_name or "onnx", *engine, *(["--quick"] if quick else [])]
+    arguments = [*_format_arguments(options), *engine, *of_this_machine]
+    arguments += [*(["--quick"] if quick else [])]
     arguments += [word for name, value in settings.items() if value for word in (f"--{name}", value)]
     _device_side("bench", folder, arguments, output, as_json)
 
@@ -371,6 +401,7 @@ def bench(
     help=".npz with inputs, labels, row_ids, or data as a recipe names it  [default: the run's test rows]",
 )
 @engine_options
+@file_options
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
@@ -385,11 +416,13 @@ def accuracy(
 ) -> None:  # fmt: skip
     """Measure the accuracy of a bundle with the engine that a device runs, here or on devices by ssh or adb.
 
-    BUNDLE is a bundle folder or a recipe that was run. What a device predicts is compared with this machine row by row.
+    BUNDLE is a bundle folder, a recipe that was run, or the ONNX file of any classifier with --data. What a device
+    predicts is compared with this machine row by row.
 
     \b
     Example:
       edgefold accuracy quickstart
+      edgefold accuracy mine.onnx --data rows.npz
       edgefold accuracy runs/mnist/bundle --target pi4 --data mnist --limit 2000
     """
     from compress.labelled_rows import labelled_rows
@@ -399,13 +432,14 @@ def accuracy(
         if targets:
             from compress import target_commands
 
+            _refuse_file(folder)
             target_commands.accuracy(
                 folder, targets, targets_file, formats=(options["format_name"],) if options["format_name"] else (),
                 overrides={"threads": options["threads"]}, engine=_engine_arguments(options),
                 rows=rows, limit=limit, output=output, as_json=as_json,
             )  # fmt: skip
             return
-        arguments = ["--format", options["format_name"] or "onnx", *_engine_arguments(options)]
+        arguments = [*_format_arguments(options), *_engine_arguments(options), *_file_arguments(options)]
         arguments += ["--data", rows] if rows else []
         arguments += ["--threads", options["threads"]] if options["threads"] else []
         arguments += ["--limit", limit] if limit else []
@@ -652,8 +686,8 @@ def _is_bundle(target: str) -> bool:
 
 
 def _bundle_of(target: str, runs: Path) -> Path:
-    """Return the bundle folder of a bundle path or of a recipe that was run."""
-    if Path(target).is_dir():
+    """Return the bundle folder of a bundle path or of a recipe that was run; an ONNX file stays what it is."""
+    if Path(target).is_dir() or Path(target).suffix == ".onnx":
         return Path(target)
     if Path(target).name == "bundle":
         raise BundleError(f"{target}: no such folder", "Name a bundle folder, or a recipe that was run.")
@@ -667,6 +701,11 @@ def _bundle_of(target: str, runs: Path) -> Path:
     if len(found) > 1:
         raise UsageError(f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found)))
     return found[0]
+
+
+def _refuse_file(bundle: Path) -> None:
+    if not bundle.is_dir():
+        raise UsageError(f"{bundle}: a device of --target takes a bundle", "Measure the file here, without --target.")
 
 
 def _device_side(verb: str, bundle: Path, arguments: list[Any], output: Path | None, as_json: bool) -> None:

@@ -14,9 +14,9 @@ from runtime.manifest import EngineRequest
 
 
 class FormatSpec(Spec):
-    """A form. students: which ones it is for."""
+    """A form. students: which ones it is for: `quantized` are those of stages with `quantize`, `real` all other."""
 
-    students: ClassVar[Literal["any", "binary", "real"]] = "any"
+    students: ClassVar[Literal["any", "binary", "real", "quantized"]] = "any"
 
 
 class OnnxSpec(FormatSpec):
@@ -60,7 +60,8 @@ class GateSpec(Spec):
 
 
 class Int8Spec(FormatSpec):
-    """8-bit weights and activations, quantised after training on `rows` training rows (`export.to_int8`).
+    """8-bit weights and activations, quantised after training on `rows` training rows (`export.to_int8`); signed, for
+    TensorRT.
 
     method: how ranges are read from the rows; `auto` takes the one with the smallest error on them. keep_float: the
     first layer, the last one, or both. Where the gate fails on other training rows, layers go back to float until it
@@ -78,6 +79,29 @@ class Int8Spec(FormatSpec):
     @property
     def resolved_gate(self) -> Gate:
         return self.gate.over(GATES["int8"]) if self.gate else GATES["int8"]
+
+
+class Int8CpuSpec(Int8Spec):
+    """`int8` in the form that engines on a CPU compute fast, unsigned and with whole blocks on 8-bit numbers."""
+
+    kind = "int8_cpu"
+
+
+class Int4Spec(FormatSpec):
+    """A quantised student with weights of 4 bits and fewer as tensors of 4 bits, half as large as in `onnx`; opset 21.
+
+    TensorRT refuses it: it takes weights of 4 bits for no convolution.
+    """
+
+    kind = "int4"
+    students = "quantized"
+
+
+class QonnxSpec(FormatSpec):
+    """A quantised student as QONNX, for FPGA flows; any ONNX Runtime runs it too, in float."""
+
+    kind = "qonnx"
+    students = "quantized"
 
 
 if TYPE_CHECKING:
@@ -129,5 +153,8 @@ FORMATS: dict[str, type[FormatSpec]] = {
     "fp16": Fp16Spec,
     "bf16": Bf16Spec,
     "int8": Int8Spec,
+    "int8_cpu": Int8CpuSpec,
+    "int4": Int4Spec,
+    "qonnx": QonnxSpec,
     "tensorrt": TensorrtSpec,
 }

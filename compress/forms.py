@@ -9,21 +9,31 @@ from typing import Any
 import numpy as np
 
 from compress.datasets.base import Split
-from compress.formats import Bf16Spec, FormatSpec, Fp16Spec, Int8Spec, PackedSpec
+from compress.formats import (
+    Bf16Spec,
+    FormatSpec,
+    Fp16Spec,
+    Int4Spec,
+    Int8CpuSpec,
+    Int8Spec,
+    PackedSpec,
+    QonnxSpec,
+)
 from export.bundle import OnnxForm
 from export.to_bf16 import bf16_from_onnx
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
 from export.to_packed import packed_from_onnx
+from export.to_qdq import qdq_from_onnx
+from export.to_qonnx import qonnx_from_onnx
 from export.verify import WANTED_ROWS
 
 JUDGED_ROWS = 1000  # training rows by which layers are kept in float; never test rows, which would be a choice by them
-QUANTIZATION = "quantization.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What forms are made of: the student as FP32 ONNX, its binary layers, and training rows.
+    """What forms are made of: the student as FP32 ONNX (grids as float arithmetic), its binary layers, training rows.
 
     notify: says what came of it.
     """
@@ -36,10 +46,15 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A form for the bundle. record: how it was come by, for the run's `QUANTIZATION`."""
+    """A form for the bundle. record: how it was come by, for the run's `record_file`."""
 
     form: OnnxForm
     record: Mapping[str, Any] | None = None
+
+
+def record_file(format_name: str) -> str:
+    """Return the file of a run that says how a format was come by."""
+    return f"quantization.{format_name}.json"
 
 
 def form_of(spec: FormatSpec, source: Source) -> Made:
@@ -61,9 +76,10 @@ def _bf16(spec: Bf16Spec, source: Source) -> Made:
 
 def _int8(spec: Int8Spec, source: Source) -> Made:
     """Quantise on training rows, and say what came of it."""
-    calibration, judged = _calibration_rows(len(source.train), spec.rows)
+    kind = spec.kind
+    calibration, judged = calibration_rows(len(source.train), spec.rows)
     inputs, labels = source.train.inputs, source.train.labels
-    source.notify(f"int8: calibrating on {len(calibration):,} training rows, judging on {len(judged):,}")
+    source.notify(f"{kind}: calibrating on {len(calibration):,} training rows, judging on {len(judged):,}")
     made = int8_from_onnx(
         source.model,
         np.asarray(inputs[calibration]),
@@ -72,15 +88,24 @@ def _int8(spec: Int8Spec, source: Source) -> Made:
         gate=spec.resolved_gate,
         method=spec.method,
         keep_float=spec.keep_float,
+        form="cpu" if isinstance(spec, Int8CpuSpec) else "signed",
     )
     if made.float_layers:
-        source.notify(f"int8: {len(made.float_layers)} of {len(made.layers)} layers stay float")
+        source.notify(f"{kind}: {len(made.float_layers)} of {len(made.layers)} layers stay float")
     if not made.result.passed:
-        source.notify(f"warning: int8: no choice of layers meets the gate: {'; '.join(made.result.reasons)}")
-    return Made(OnnxForm("int8", made.model, spec.resolved_gate if spec.gate else None), made.to_json())
+        source.notify(f"warning: {kind}: no choice of layers meets the gate: {'; '.join(made.result.reasons)}")
+    return Made(OnnxForm(kind, made.model, spec.resolved_gate if spec.gate else None), made.to_json())
 
 
-def _calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _int4(spec: Int4Spec, source: Source) -> Made:
+    return Made(OnnxForm("int4", qdq_from_onnx(source.model, int4=True)))
+
+
+def _qonnx(spec: QonnxSpec, source: Source) -> Made:
+    return Made(OnnxForm("qonnx", qonnx_from_onnx(source.model)))
+
+
+def calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of `rows` training rows to calibrate with and of others to judge by, of all where few are left.
 
     They are the same for every seed of a recipe.
@@ -95,4 +120,7 @@ _MAKERS: Mapping[str, Callable[[Any, Source], Made]] = {
     "fp16": _fp16,
     "bf16": _bf16,
     "int8": _int8,
+    "int8_cpu": _int8,
+    "int4": _int4,
+    "qonnx": _qonnx,
 }

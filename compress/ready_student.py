@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, TypeAdapter
 
 from compress.datasets.base import Split, unit_normalization
-from compress.formats import FORMATS, FormatSpec
+from compress.formats import FORMATS, FormatSpec, Int8Spec
 from compress.forms import Source, form_of
 from compress.kinds import OneOf, as_recipe_value
 from compress.models import MODELS, Classifier, ModelSpec, has_binary_layers
@@ -169,7 +169,7 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
 def _split(student: ReadyStudent, notify: Callable[[str], None]) -> tuple[Rows, Split]:
     """Return the rows to compare on and those to calibrate with, which are never the same."""
     rows, train = student.rows, student.train
-    if train is None and any(spec.kind == "int8" for spec in student.formats):
+    if train is None and any(isinstance(spec, Int8Spec) for spec in student.formats):
         if len(rows) < 2:
             raise UsageError("--data has one row, and INT8 needs others to calibrate with", "Give --train-data.")
         order = np.random.default_rng(0).permutation(len(rows))

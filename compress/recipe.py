@@ -117,7 +117,7 @@ class ExportSpec(Spec):
     """Which stage is deployed, in which formats, verified at which batch sizes.
 
     formats: `onnx` always; `packed` beside it for a binary student, whose `onnx` is then the same model on standard
-    operators, for machines without those of the packed one. `fp16` and `int8` beside it for all others.
+    operators, for machines without those of the packed one. `fp16`, `int8` and `int8_cpu` beside it for all others.
     """
 
     stage: str

@@ -272,19 +272,25 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
 def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     if recipe.export is None or name != recipe.exported_stage:
         return
-    signature, model = declaration.signature, recipe.stages[name].model
-    binary_only, real_only = (
-        [each.kind for each in recipe.export.formats if each.students == students] for students in ("binary", "real")
+    signature, model, quantize = declaration.signature, recipe.stages[name].model, recipe.stages[name].quantize
+    binary_only, real_only, quantized_only = (
+        [each.kind for each in recipe.export.formats if each.students == students]
+        for students in ("binary", "real", "quantized")
     )
-    if signature is None or not (binary_only or real_only):
-        return
-    quantize = recipe.stages[name].quantize
     if quantize and real_only:
         yield (
             ("export", "formats"),
             f"{' and '.join(real_only)} would round once more what stage '{name}' was trained to round",
             "Leave it out: `onnx` of a quantised stage is INT8 already.",
         )
+    if quantized_only and not quantize:
+        yield (
+            ("export", "formats"),
+            f"{' and '.join(quantized_only)} is for quantised students, and stage '{name}' has no quantize",
+            "Write `quantize: {weights: 4}` in the stage, or `int8` among the formats.",
+        )
+    if signature is None or not (binary_only or real_only):
+        return
     binary = has_binary_layers(model, signature=signature, outputs=2)
     if binary and "tensorrt" in real_only:
         message = f"TensorRT has no operators of one bit, and {model.kind} of stage '{name}' has binary layers"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from compress.forms import QUANTIZATION
+from compress.forms import record_file
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun, on_the_device
 from runtime.accuracy import wilson_interval
+from runtime.bench import UNSTABLE
 
 Verdict = Literal["passed", "failed", "not run"]
 
@@ -142,7 +144,7 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             not_run=next((why for parity in parities if (why := parity.get("not_run"))), None),
             format=format_name,
             engine=choice.label,
-            quantization=first.result(QUANTIZATION) if format_name == "int8" else None,
+            quantization=first.result(record_file(format_name)),
             **_accuracy(tests),
         )
     for request in bundles[0].missing_engines:
@@ -207,7 +209,7 @@ def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
 def _latency_note(bench: Mapping[str, Any] | None) -> str:
     if not bench:
         return ""
-    unstable = bench["latency"].get("drift", {}).get("unstable", False)
+    unstable = any(note.startswith(UNSTABLE) for note in bench["notes"])
     return (" (quick)" if bench["quick"] else "") + (" UNSTABLE" if unstable else "")
 
 
@@ -263,11 +265,16 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
 
 def _slower_than_float(exports: Sequence[Row]) -> str:
     """Say first where INT8 was made and costs time, on the format's own engine, instead of saving it."""
-    times = {row.format: row.p50_ms for row in exports if not row.engine}
-    int8, onnx = times.get("int8"), times.get("onnx")
-    if int8 is None or onnx is None or int8 <= onnx:
-        return ""
-    return f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(onnx)}. "
+    times = {row.format: row.p50_ms for row in exports if not row.engine and row.p50_ms is not None}
+    float_ms = times.get("onnx", math.inf)
+    int8, cpu = times.get("int8"), times.get("int8_cpu")
+    said = ""
+    if int8 is not None and int8 > float_ms:
+        said = f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(float_ms)}"
+        said += ". " if cpu is not None else "; the form for CPUs is int8_cpu. "
+    if cpu is not None and cpu > float_ms:
+        said += f"INT8 for CPUs is slower than FP32: {milliseconds(cpu)} a call against {milliseconds(float_ms)}. "
+    return said
 
 
 def _shrunk_from(rows: Sequence[Row], row: Row) -> Row | None:

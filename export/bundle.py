@@ -80,6 +80,7 @@ def write_bundle(
     text: Featuriser | None = None,
     table: HashedColumns | None = None,
     onnx: bytes,
+    precision: str = "fp32",
     forms: Sequence[OnnxForm] = (),
     inputs: np.ndarray,
     labels: np.ndarray,
@@ -92,7 +93,8 @@ def write_bundle(
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
     onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32; of a binary student the one of
-    `export.to_portable`. forms: those of `export.to_packed`, `to_fp16`, `to_int8`, beside it.
+    `export.to_portable`, of a quantised one that of `export.to_qdq`, whose `precision` is int8. forms: those of
+    `export.to_packed`, `to_fp16`, `to_int8`, ..., beside it.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
     ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
@@ -103,7 +105,7 @@ def write_bundle(
     _check_text(signature, text)
     _check_table(signature, table)
     model = _parsed_model(onnx, signature)
-    formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), "fp32")}
+    formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), precision)}
     files = {MODEL: onnx}
     for form in forms:
         other = _parsed_model(form.model, signature)

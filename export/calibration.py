@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from runtime.cpu import keep_products_exact
 from runtime.errors import ExportError
 
 METHODS = ("minmax", "percentile", "entropy")
@@ -33,11 +34,14 @@ class Magnitudes:
     largest: float
     counts: np.ndarray
 
-    def reach(self, method: str) -> float:
-        """Return the magnitude that the largest 8-bit number stands for, by one of `METHODS`; 0 of a dead tensor."""
+    def reach(self, method: str, levels: int = LEVELS) -> float:
+        """Return the magnitude that the largest 8-bit number stands for, by one of `METHODS`; 0 of a dead tensor.
+
+        levels: how many numbers there are on either side of zero, 255 of unsigned ones.
+        """
         if self.largest == 0 or not self.counts.any() or method == "minmax":
             return self.largest
-        bins = _percentile_bins(self.counts) if method == "percentile" else _entropy_bins(self.counts)
+        bins = _percentile_bins(self.counts) if method == "percentile" else _entropy_bins(self.counts, levels)
         return self.largest * bins / len(self.counts)
 
 
@@ -74,6 +78,7 @@ def _batches(model: onnx.ModelProto | bytes, names: Sequence[str], rows: np.ndar
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    keep_products_exact(options)
     data = model if isinstance(model, bytes) else model.SerializeToString()
     session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
@@ -87,23 +92,23 @@ def _percentile_bins(counts: np.ndarray) -> int:
     return int(np.searchsorted(share, _PERCENTILE)) + 1
 
 
-def _entropy_bins(counts: np.ndarray) -> int:
-    """Return the bins whose values lose least information (KL divergence) when 127 levels stand for them.
+def _entropy_bins(counts: np.ndarray, levels: int) -> int:
+    """Return the bins whose values lose least information (KL divergence) when `levels` numbers stand for them.
 
     The calibration that TensorRT made known (Migacz 2017): what lies beyond is counted in the last bin.
     """
-    candidates = [*range(LEVELS + 1, len(counts), _STEP), len(counts)]
-    return min(candidates, key=lambda bins: _divergence(counts, bins))
+    candidates = [*range(levels + 1, len(counts), _STEP), len(counts)]
+    return min(candidates, key=lambda bins: _divergence(counts, bins, levels))
 
 
-def _divergence(counts: np.ndarray, bins: int) -> float:
+def _divergence(counts: np.ndarray, bins: int, levels: int) -> float:
     kept = counts[:bins].astype(np.float64)
     reference = kept.copy()
     reference[-1] += counts[bins:].sum()
-    level = np.arange(bins) * LEVELS // bins  # of each bin
+    level = np.arange(bins) * levels // bins  # of each bin
     used = kept > 0
-    sums = np.bincount(level, kept, LEVELS)
-    holders = np.bincount(level, used, LEVELS)
+    sums = np.bincount(level, kept, levels)
+    holders = np.bincount(level, used, levels)
     spread = np.where(used, sums[level] / np.maximum(holders[level], 1), 0.0)
     if not spread.any():
         return np.inf

@@ -1,9 +1,11 @@
-"""An ONNX model in INT8, quantised after training: signed numbers around zero, in the form that every TensorRT reads.
+"""An ONNX model in INT8, quantised after training, in one of two forms.
 
-Each quantised layer reads QuantizeLinear → DequantizeLinear of its activations, one scale for the tensor, and
-DequantizeLinear of its weights, a scale for each output channel; zero points are 0 and biases stay float. Only products
-with constant weights are quantised, so scaling before them and the fold behind them are float32. `export.to_onnx` has
-batch norms behind convolutions folded already.
+`signed` is the one that every TensorRT reads, numbers around zero: each quantised layer reads QuantizeLinear →
+DequantizeLinear of its activations, one scale for the tensor, and DequantizeLinear of its weights, a scale for each
+output channel; zero points are 0 and biases stay float. `cpu` is the one that CPUs compute fast (`export.int8_cpu`).
+
+Only products with constant weights are quantised, and in `cpu` what joins them, so scaling before them and the fold
+behind them are float32. `export.to_onnx` has batch norms behind convolutions folded already.
 
 Where the gate fails on rows that were not calibrated with, layers go back to float, those that do most damage first.
 """
@@ -20,6 +22,8 @@ import numpy as np
 import onnx
 
 from export.calibration import LEVELS, METHODS, Magnitudes, magnitudes_of, outputs_of
+from export.int8_cpu import cpu_int8, levels_of
+from export.int8_layers import Layer, channel_scales, layers_of, quantized, step_of
 from export.onnx_graph import Node, OnnxGraph, model_from_parts
 from export.parity import Comparison, Gate, compare
 from runtime.errors import ExportError
@@ -27,21 +31,15 @@ from runtime.errors import ExportError
 # What the gate allows is cut by this where layers are chosen: other rows go a little further than the ones at hand.
 MARGIN = 0.8
 KEY = "edgefold.int8"  # among the metadata of a model
+# The bias of a convolution without one whose outputs are added to others: OpenVINO (2025.1 to 2026.4) computes the sum
+# of two such convolutions in INT8 wrongly. Too small to change a sum, and not 0, which an engine would leave out.
+NO_BIAS = 1e-30
 
 _SENSITIVITY_ROWS = 256
 
+Form = Literal["signed", "cpu"]
 Place = Literal["first", "last"]
 Reason = Literal["", "recipe", "gate"]
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A product with constant weights. `axis`: of its output channels, in `weight` as it is written."""
-
-    name: str
-    node: Node
-    weight: np.ndarray
-    axis: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ def int8_from_onnx(
     gate: Gate,
     method: str = "auto",
     keep_float: Collection[Place] = (),
+    form: Form = "signed",
 ) -> Int8Model:
     """Quantise a float32 model (`export.to_onnx`).
 
@@ -112,15 +111,16 @@ def int8_from_onnx(
         raise ExportError(f"no calibration method '{method}'; expected auto or one of {', '.join(METHODS)}")
     if not len(rows) or not len(judged):
         raise ExportError(f"INT8 needs rows: came {len(rows)} to calibrate with and {len(judged)} to judge by")
-    draft = _Draft(model)
+    draft = _Draft(model, form)
     allowed = draft.without(keep_float)
-    magnitudes = magnitudes_of(draft.graph.model, sorted({draft.activation(each) for each in allowed}), rows)
+    levels = draft.levels(allowed)
+    magnitudes = magnitudes_of(draft.graph.model, list(levels), rows)
     errors: dict[str, float | None] = {}
     for each in METHODS if method == "auto" else (method,):
-        draft.reach(magnitudes, each)
+        draft.reach(magnitudes, levels, each)
         errors[each] = draft.compare(allowed, rows, np.zeros(len(rows), np.int64), gate).max_error_over_std
     best = min(errors, key=lambda each: np.inf if errors[each] is None else errors[each])  # type: ignore[arg-type,return-value]
-    draft.reach(magnitudes, best)
+    draft.reach(magnitudes, levels, best)
     allowed_gate = dataclasses.replace(gate, max_error_over_std=MARGIN * gate.max_error_over_std)
     all_int8 = result = draft.compare(allowed, judged, labels, allowed_gate)
     kept = list(allowed)
@@ -148,18 +148,19 @@ def int8_from_onnx(
     )
     note = {"method": best, "rows": len(rows), "float": [each.name for each in results if each.float_by]}
     made = draft.model(kept, {KEY: json.dumps(note)})
-    _check(made)
+    _check(made, form)
     return Int8Model(
         bytes(made.SerializeToString(deterministic=True)), best, errors, len(rows), results, all_int8, result
     )
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _check(model: onnx.ModelProto, form: Form) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker and shape inference raise types of their own
         raise ExportError(f"the INT8 graph is not valid ONNX: {' '.join(str(error).split())}") from error
-    require_signed(model)
+    if form == "signed":
+        require_signed(model)
 
 
 def require_signed(model: onnx.ModelProto) -> None:
@@ -204,9 +205,10 @@ def _fewest(passes: Callable[[int], bool], most: int) -> int | None:
 class _Draft:
     """A float graph of which any choice of layers can be written in INT8. `reaches`: of activations, by name."""
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, form: Form) -> None:
         self.graph = OnnxGraph(onnx.load_model_from_string(model))
-        self.layers = _layers_of(self.graph)
+        self.form = form
+        self.layers = layers_of(self.graph)
         self.reaches: Mapping[str, float] = {}
         self._logits: list[tuple[np.ndarray, np.ndarray]] = []  # rows, and what the float model makes of them
         if not self.layers:
@@ -221,10 +223,13 @@ class _Draft:
             )
         return kept
 
-    def activation(self, layer: Layer) -> str:
-        return layer.node.inputs[0]
+    def levels(self, layers: Sequence[Layer]) -> dict[str, int]:
+        """Return how many steps from zero there are in the tensors that are quantised with `layers`."""
+        if self.form == "cpu":
+            return levels_of(self.graph, layers)
+        return dict.fromkeys(sorted({layer.activation for layer in layers}), LEVELS)
 
-    def reach(self, magnitudes: Mapping[str, Magnitudes], method: str) -> None:
+    def reach(self, magnitudes: Mapping[str, Magnitudes], levels: Mapping[str, int], method: str) -> None:
         """Set how far the activations reach.
 
         What no layer has made yet is pixels, whose range is what they are: entropy would cut white off.
@@ -234,7 +239,9 @@ class _Draft:
         for node in self.graph.nodes:
             if node in layers or not made.isdisjoint(node.inputs):
                 made.update(node.outputs)
-        self.reaches = {name: each.reach(method if name in made else "minmax") for name, each in magnitudes.items()}
+        self.reaches = {
+            name: each.reach(method if name in made else "minmax", levels[name]) for name, each in magnitudes.items()
+        }
 
     def compare(self, layers: Sequence[Layer], rows: np.ndarray, labels: np.ndarray, gate: Gate) -> Comparison:
         """Compare the logits with `layers` in INT8 with those of the float model."""
@@ -249,8 +256,13 @@ class _Draft:
         self._logits.append((rows, logits))
         return logits
 
+    def _is_added(self, name: str) -> bool:
+        return any(each.operator == "Add" for each in self.graph.consumers(name))
+
     def model(self, layers: Sequence[Layer], metadata: Mapping[str, str]) -> onnx.ModelProto:
         """Return the model with `layers` in INT8."""
+        if self.form == "cpu":
+            return cpu_int8(self.graph, layers, self.reaches, metadata)
         quantised = {layer.node: layer for layer in layers}
         constants = dict(self.graph.constants)
         constants["int8.zero"] = np.array(0, np.int8)
@@ -261,10 +273,10 @@ class _Draft:
             if layer is None:
                 nodes.append(node)
                 continue
-            name = self.activation(layer)
+            name = layer.activation
             if name not in activations:
                 activations[name] = f"{name}.dequantized"
-                constants[f"{name}.scale"] = np.array(_scale(self.reaches[name]), np.float32)
+                constants[f"{name}.scale"] = np.array(step_of(self.reaches[name]), np.float32)
                 points = [f"{name}.scale", "int8.zero"]
                 nodes.append(Node("QuantizeLinear", [name, *points], [f"{name}.int8"]))
                 nodes.append(Node("DequantizeLinear", [f"{name}.int8", *points], [activations[name]]))
@@ -276,47 +288,8 @@ class _Draft:
             parts = [f"{weight}.int8", f"{weight}.scales", f"{weight}.zeros"]
             nodes.append(Node("DequantizeLinear", parts, [f"{weight}.dequantized"], {"axis": layer.axis}))
             inputs = [activations[name], f"{weight}.dequantized", *node.inputs[2:]]
-            attributes = {**node.attributes, "transB": 1} if node.operator == "Gemm" else node.attributes
-            nodes.append(Node(node.operator, inputs, node.outputs, attributes))
+            if node.operator == "Conv" and len(inputs) == 2 and self._is_added(node.outputs[0]):
+                constants[f"{layer.name}.no_bias"] = np.full(len(scales), NO_BIAS, np.float32)
+                inputs.append(f"{layer.name}.no_bias")
+            nodes.append(Node(node.operator, inputs, node.outputs, dict(layer.attributes)))
         return model_from_parts(self.graph.model, nodes, constants, shapes={}, opsets={}, metadata=metadata)
-
-
-def channel_scales(weight: np.ndarray, axis: int) -> np.ndarray:
-    """Return the scale of each channel of `weight` along `axis`, float32: its largest magnitude over 127."""
-    others = tuple(each for each in range(weight.ndim) if each != axis)
-    return np.array([_scale(reach) for reach in np.abs(weight).max(axis=others)], np.float32)
-
-
-def quantized(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """Return `weight` as INT8 with a scale for each channel along `axis`."""
-    shape = [-1 if each == axis else 1 for each in range(weight.ndim)]
-    return np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
-
-
-def _scale(reach: float) -> float:
-    """Return the step of 8-bit numbers up to `reach`. A dead tensor has 1: TensorRT refuses a scale of 0."""
-    step = reach / LEVELS
-    return float(step) if step >= np.finfo(np.float32).tiny else 1.0
-
-
-def _layers_of(graph: OnnxGraph) -> list[Layer]:
-    """Return the products with constant weights, in the order of the graph."""
-    layers: list[Layer] = []
-    names: set[str] = set()
-    for node in graph.nodes:
-        if node.operator not in ("Conv", "Gemm", "MatMul") or node.inputs[0] in graph.constants:
-            continue
-        weight = graph.constant(node, 1)
-        if weight is None or weight.ndim < 2 or weight.dtype != np.float32 or node.attributes.get("transA"):
-            continue
-        axis = 0
-        if node.operator == "Gemm" and not node.attributes.get("transB"):
-            weight = np.ascontiguousarray(weight.T)
-        if node.operator == "MatMul":
-            axis = weight.ndim - 1
-        name = node.inputs[1].removeprefix("student.").removesuffix(".weight")
-        if name in names:  # weights that two layers share
-            name = f"{name} ({node.outputs[0]})"
-        names.add(name)
-        layers.append(Layer(name, node, weight, axis))
-    return layers

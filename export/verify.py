@@ -286,7 +286,7 @@ def _open(bundle: Bundle, format: str, threads: int, choice: EngineChoice) -> It
     try:
         opened = open_runner(bundle, format=format, threads=threads, choice=choice)
     except DeviceError as error:
-        if format != "bf16":
+        if format != "bf16" or choice.label:
             raise
         from export.widened import WidenedRunner  # needs onnx
 

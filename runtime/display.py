@@ -8,57 +8,62 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.accuracy import AccuracyResult
-    from runtime.bench import BenchResult
     from runtime.bundle import Bundle
     from runtime.classify import Classified
     from runtime.engine_file import EngineFile
     from runtime.manifest import TensorSpec
-    from runtime.runners.choice import EngineChoice
 from runtime.onnx_file import OnnxHeader
 
 _WORST_CLASSES = 10
 _CONFUSIONS = 5
 
 
-def bench_text(result: BenchResult) -> str:
-    latency = result.latency
-    unit, scale = _unit(latency.percentiles[0].measured_ns if latency.percentiles else latency.min_ns)
+def bench_text(result: Mapping[str, Any]) -> str:
+    """Show a document of `bench`."""
+    latency, engine = result["latency"], result["engine"]
+    percentiles = latency["percentiles"]
+    unit, scale = _unit(next(iter(percentiles.values()))["measured_ms"] if percentiles else latency["min_ms"])
 
-    def time(ns: float) -> str:
-        return f"{ns / scale:.2f} {unit}"
+    def time(ms: float) -> str:
+        return f"{ms * scale:.2f} {unit}"
 
     def milliseconds(ms: float) -> str:
         return f"{ms:.2f} ms"
 
-    engine = _engine(result.engine.name, result.engine.version, result.engine.choice)
     title = (
-        f"{result.bundle}: {result.format} ({result.precision}, {result.size_bytes:,} bytes) on "
-        f"{engine}, {_count(result.engine.threads, 'thread')}, "
-        f"batch {result.batch}{' (QUICK measurement)' if result.quick else ''}"
+        f"{result['bundle']['name']}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
+        f"{_engine(engine['name'], engine['version'], engine['chosen'])}, {_count(engine['threads'], 'thread')}, "
+        f"batch {result['batch']}{' (QUICK measurement)' if result['quick'] else ''}"
     )
     rows = [("latency", "measured", "at most, 99 % sure")]
-    rows += [(f"p{each.percent:g}", time(each.measured_ns), time(each.bound_ns)) for each in latency.percentiles]
-    rows += [
-        (name, time(ns), "")
-        for name, ns in (("min", latency.min_ns), ("mean", latency.mean_ns), ("max", latency.max_ns))
-    ]
+    rows += [(name, time(each["measured_ms"]), time(each["early_stopping_ms"])) for name, each in percentiles.items()]
+    rows += [(name, time(latency[f"{name}_ms"]), "") for name in ("min", "mean", "max")]
     facts = {}
-    if latency.median_interval_ns is not None:
-        low, high = latency.median_interval_ns
+    if "median_interval_95_ms" in latency:
+        low, high = latency["median_interval_95_ms"]
         facts["median"] = f"{time(low)} to {time(high)} (95 % interval)"
-    facts["throughput"] = f"{result.throughput_rows_per_s:,.0f} rows/s, one call after the other"
+    processes = result["processes"]
+    if len(processes) > 1:
+        medians = [each["p50_ms"] for each in processes]
+        facts["processes"] = f"{len(processes)}, with medians from {time(min(medians))} to {time(max(medians))}"
+    facts["throughput"] = f"{result['throughput_rows_per_s']:,.0f} rows/s, one call after the other"
+    warm_up = result["warm_up"]
     facts["calls"] = (
-        f"{latency.calls:,} in {result.seconds:.1f} s, after {_count(result.warm_up.calls, 'call')} "
-        f"({result.warm_up.seconds:.1f} s) of warm-up"
+        f"{latency['calls']:,} in {result['seconds']:.1f} s, after {_count(warm_up['calls'], 'call')} "
+        f"({warm_up['seconds']:.1f} s) of warm-up"
     )
-    if latency.drift is not None:
-        facts["drift"] = f"{100 * latency.drift.change:+.1f} % from the first to the last tenth"
+    if "drift" in latency:
+        drift = f"{latency['drift']['change_percent']:+.1f} % from the first to the last tenth"
+        facts["drift"] = f"{drift} of the process with most" if len(processes) > 1 else drift
+    cold = result["cold_start"]
     facts["cold start"] = (
-        f"load {milliseconds(result.cold_start.session_load_ms)}, "
-        f"first call {milliseconds(result.cold_start.first_call_ms)}"
+        f"load {milliseconds(cold['session_load_ms'])}, first call {milliseconds(cold['first_call_ms'])}"
     )
-    facts["machine"] = _machine(result.environment.to_json())
-    notes = [f"note: {note}" for note in result.notes]
+    peak = max((each.get("peak_resident_bytes", 0) for each in processes), default=0)
+    if peak:
+        facts["memory"] = f"{peak / 1e6:.1f} MB at most, with Python and the engine"
+    facts["machine"] = _machine(result["environment"])
+    notes = [f"note: {note}" for note in result["notes"]]
     return "\n".join([title, "", *_columns(rows), "", *_pairs(facts), *([""] if notes else []), *notes])
 
 
@@ -74,7 +79,7 @@ def accuracy_text(result: AccuracyResult) -> str:
             f"{result.agreement.equal:,} of {result.agreement.total:,}",
         )
         facts["agreement"] = f"{rate} with the reference ({equal} rows)"
-    engine = _engine(result.engine, result.engine_version, result.choice)
+    engine = _engine(result.engine, result.engine_version, result.choice.to_json())
     title = f"{result.bundle}: {result.format} on {engine}, batch {result.batch}"
     return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
 
@@ -130,9 +135,9 @@ def _engine_facts(engine: EngineFile) -> dict[str, str]:
     }
 
 
-def _engine(name: str, version: str, choice: EngineChoice) -> str:
+def _engine(name: str, version: str, choice: Mapping[str, Any]) -> str:
     """Return an engine with what was chosen of it: `openvino 2026.4.1 (bf16)`."""
-    chosen = choice.provider or choice.precision
+    chosen = choice.get("provider") or choice.get("precision")
     return f"{name} {version}{f' ({chosen})' if chosen else ''}"
 
 
@@ -179,8 +184,9 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _unit(ns: float) -> tuple[str, float]:
-    return ("us", 1e3) if ns < 1e6 else ("ms", 1e6)
+def _unit(ms: float) -> tuple[str, float]:
+    """Return the unit that fits, and how many of it a millisecond has."""
+    return ("us", 1e3) if ms < 1 else ("ms", 1.0)
 
 
 def _percent(share: float) -> str:

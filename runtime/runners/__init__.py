@@ -12,6 +12,7 @@ from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.runners.onnxruntime import OnnxRuntimeRunner
 from runtime.runners.openvino import OpenVinoRunner
 from runtime.runners.packed import PackedRunner
+from runtime.runners.qonnx import QonnxRunner
 from runtime.runners.tensorrt import TensorRTRunner
 
 # Format of a bundle, or what stands before its first dash -> the engine that runs it. A runner imports its engine when
@@ -20,10 +21,14 @@ RUNNERS: Mapping[str, type[Runner]] = {
     "packed": PackedRunner,
     "tensorrt": TensorRTRunner,
     "onnx": OnnxRuntimeRunner,
-    # Smaller files. On a CPU without instructions for them they are no faster, so they come last.
+    # These round, and not every processor is faster with them: `int8` and `fp16` are for other engines.
+    "int8_cpu": OnnxRuntimeRunner,
     "int8": OnnxRuntimeRunner,
     "fp16": OnnxRuntimeRunner,
     "bf16": Bfloat16Runner,
+    # Of quantised students, whose `onnx` is as fast or faster.
+    "int4": OnnxRuntimeRunner,
+    "qonnx": QonnxRunner,
 }
 # Other engines by name, for the formats that are ONNX of standard operators.
 OTHER_ENGINES: Mapping[str, type[Runner]] = {"openvino": OpenVinoRunner}
@@ -35,7 +40,7 @@ def runs_on(format: str, choice: EngineChoice) -> bool:
     own = RUNNERS.get(_kind(format))
     if own is None:
         return False
-    standard = own is OnnxRuntimeRunner
+    standard = own in (OnnxRuntimeRunner, Bfloat16Runner)
     if choice.engine in OTHER_ENGINES or choice.provider not in (None, "cpu"):
         return standard
     return choice.engine in (None, own.engine) and (choice.provider is None or issubclass(own, OnnxRuntimeRunner))

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from compress.cli import main as edgefold
-from compress.forms import _calibration_rows
+from compress.forms import calibration_rows
 from compress.summary import Row, summary_sentence
 from runtime.bundle import open_bundle
 
@@ -27,11 +27,15 @@ stages:
     objective: [ce, subclass_auxiliary]
 export:
   stage: student
-  formats: [onnx, fp16, {int8: {rows: 128, gate: {metric_drop_points: 2.5}}}]
+  formats:
+    - onnx
+    - fp16
+    - {int8: {rows: 128, gate: {metric_drop_points: 2.5}}}
+    - {int8_cpu: {rows: 128, gate: {metric_drop_points: 2.5}}}
   batch_sizes: [1, 8]
 benchmark: [{local: {quick: true}}]
 """
-FORMS = ["onnx", "fp16", "int8"]
+FORMS = ["onnx", "fp16", "int8", "int8_cpu"]
 
 
 def call(*arguments: object) -> Result:
@@ -55,25 +59,27 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 def test_every_form_passes_its_gate(folder: Path) -> None:
     parity = read(folder, "parity.json")["formats"]
     assert list(parity) == FORMS
-    assert [form["precision"] for form in parity.values()] == ["fp32", "fp16", "int8"]
+    assert [form["precision"] for form in parity.values()] == ["fp32", "fp16", "int8", "int8_cpu"]
     assert all(form["passed"] for form in parity.values())
     # What the recipe names takes the place of the precision's own; the rest stays.
     assert parity["int8"]["gate"] == {
         "max_error_over_std": 0.3, "top1_agreement": 0.97, "metric_drop_points": 2.5,
     }  # fmt: skip
     errors = [form["comparison"]["max_error_over_std"] for form in parity.values()]
-    assert 0 <= errors[0] < errors[1] < errors[2] < 0.3
+    assert 0 <= errors[0] < errors[1] < min(errors[2:])
+    assert max(errors) < 0.3
 
 
 def test_a_bundle_alone_knows_its_gates(folder: Path) -> None:
     bundle = open_bundle(folder / "runs/tiny/bundle")
     assert {name: form.file for name, form in bundle.formats.items()} == {
         "onnx": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx",
+        "int8_cpu": "model.int8_cpu.onnx",
     }  # fmt: skip
     assert bundle.formats["fp16"].gate is None
     result = call("verify", folder / "runs/tiny/bundle", "--json")
     assert result.exit_code == 0
-    assert [form["gate"]["metric_drop_points"] for form in json.loads(result.stdout)] == [0.0, 0.1, 2.5]
+    assert [form["gate"]["metric_drop_points"] for form in json.loads(result.stdout)] == [0.0, 0.1, 2.5, 2.5]
 
 
 def test_the_runtime_measures_every_form(folder: Path) -> None:
@@ -86,11 +92,14 @@ def test_the_runtime_measures_every_form(folder: Path) -> None:
 
 
 def test_the_report_says_how_int8_was_made(folder: Path) -> None:
-    made = read(folder, "quantization.json")
+    made, for_cpu = (read(folder, f"quantization.{form}.json") for form in ("int8", "int8_cpu"))
     assert made["calibration_rows"] == 128
     assert [layer["name"] for layer in made["layers"]] == ["stages.0.0", "stages.1.0", "classifier"]
+    assert [layer["name"] for layer in for_cpu["layers"]] == ["stages.0.0", "stages.1.0", "classifier"]
+    assert for_cpu["errors"] != made["errors"]
     page = (folder / "runs/tiny/report.html").read_text()
-    assert "INT8 of student · int8" in page
+    assert "INT8 of student · int8</h2>" in page
+    assert "INT8 of student · int8_cpu" in page
     assert "stages.1.0" in page
     assert f"128 training rows by {made['method']}" in page
 
@@ -125,9 +134,10 @@ def test_layers_that_a_tight_gate_sends_back_are_told(folder: Path) -> None:
     recipe = folder / "tight.yaml"
     tight = "{int8: {rows: 128, method: minmax, gate: {max_error_over_std: 0.02}}}"
     text = RECIPE.replace("{int8: {rows: 128, gate: {metric_drop_points: 2.5}}}", tight)
+    text = text.replace("    - {int8_cpu: {rows: 128, gate: {metric_drop_points: 2.5}}}\n", "")
     recipe.write_text(text.replace("name: tiny", "name: tight"))
     result = call("run", recipe, "--runs", folder / "runs")
-    document = json.loads((folder / "runs/tight/quantization.json").read_text())
+    document = json.loads((folder / "runs/tight/quantization.int8.json").read_text())
     layers = document["layers"]
     assert all(layer["damage"] > 0 for layer in layers)
     kept = [layer["name"] for layer in layers if layer["float_by"] == "gate"]
@@ -155,14 +165,19 @@ def row(form: str, p50_ms: float) -> Row:
 
 def test_slower_int8_is_said_first() -> None:
     slower = summary_sentence([row("onnx", 0.010), row("int8", 0.020)], "student")
-    assert slower.startswith("INT8 is slower than FP32 here: 20.0 µs a call against 10.0 µs. 90.00 % test accuracy")
+    said = "INT8 is slower than FP32 here: 20.0 µs a call against 10.0 µs"
+    assert slower.startswith(f"{said}; the form for CPUs is int8_cpu. 90.00 % test accuracy")
+    both = summary_sentence([row("onnx", 0.010), row("int8", 0.020), row("int8_cpu", 0.005)], "student")
+    assert both.startswith(f"{said}. 90.00 %")
+    both = summary_sentence([row("onnx", 0.010), row("int8", 0.020), row("int8_cpu", 0.015)], "student")
+    assert both.startswith(f"{said}. INT8 for CPUs is slower than FP32: 15.0 µs a call against 10.0 µs. 90.00 %")
     assert summary_sentence([row("onnx", 0.020), row("int8", 0.010)], "student").startswith("90.00 %")
 
 
 def test_rows_to_judge_by_are_others_where_there_are_enough() -> None:
-    calibration, judged = _calibration_rows(5000, 512)
+    calibration, judged = calibration_rows(5000, 512)
     assert (len(calibration), len(judged)) == (512, 1000)
     assert not set(calibration) & set(judged)
     assert (np.diff(calibration) > 0).all()
-    calibration, judged = _calibration_rows(600, 512)
+    calibration, judged = calibration_rows(600, 512)
     assert (len(calibration), len(judged)) == (512, 600)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.formats import Fp16Spec, Int8Spec, OnnxSpec, PackedSpec
+from compress.formats import Fp16Spec, Int8CpuSpec, Int8Spec, OnnxSpec, PackedSpec
 from compress.library import find_recipe, shipped_recipes
 from compress.recipe import load_recipe
 from compress.variants import load_variants
@@ -195,6 +195,9 @@ def test_precisions_with_their_options(tmp_path: Path) -> None:
     int8 = recipe.export.formats[1]
     assert isinstance(int8, Int8Spec)
     assert int8.resolved_gate == Gate(0.3, 0.99, 1.0)
+    recipe, _ = load_recipe(recipe_file(tmp_path, real.replace("packed", "{int8_cpu: {rows: 64}}")))
+    assert recipe.export is not None
+    assert recipe.export.formats[1] == Int8CpuSpec(rows=64)
     message = problems(tmp_path, real.replace("packed", "{int8: {method: mse, keep_float: [middle]}}"))
     assert "line 7: export.formats[1].int8.method: came 'mse'" in message
     assert "line 7: export.formats[1].int8.keep_float[0]: came 'middle'" in message

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
+from export.int8_layers import channel_scales, quantized
 from export.parity import GATES, Gate, compare
-from export.to_int8 import channel_scales, int8_from_onnx, quantized, require_signed
+from export.to_int8 import int8_from_onnx, require_signed
 from export.to_onnx import onnx_from_graph
 from runtime.errors import ExportError
 
@@ -291,19 +292,49 @@ def layer_list(trt: ModuleType, model: bytes, capability: str) -> str:
     return next(line for line in log.lines if line.startswith("Layers:"))
 
 
+def inputs_of_products(trt: ModuleType, model: bytes) -> list[tuple[str, str]]:
+    """Layer type and the data type of the activations that it reads, of convolutions and products of matrices."""
+    found = re.findall(
+        r"LayerType: (correlation|gemm), Inputs: \[ \{.*?Datatype: (\w+)", layer_list(trt, model, "SM86"), re.DOTALL
+    )
+    return [(kind, dtype) for kind, dtype in found]
+
+
 def test_tensorrt_rtx_computes_products_on_int8(plain: bytes) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
-
-    def inputs_of_products(model: bytes) -> list[tuple[str, str]]:
-        """Layer type and the data type of the activations that it reads, of convolutions and products of matrices."""
-        found = re.findall(
-            r"LayerType: (correlation|gemm), Inputs: \[ \{.*?Datatype: (\w+)", layer_list(trt, model, "SM86"), re.DOTALL
-        )
-        return [(kind, dtype) for kind, dtype in found]
-
-    quantised = inputs_of_products(quantise(plain, images(64)).model)
+    quantised = inputs_of_products(trt, quantise(plain, images(64)).model)
     assert quantised == [("correlation", "Int8"), ("correlation", "Int8"), ("gemm", "Int8")]
-    assert all(dtype == "Float" for _, dtype in inputs_of_products(plain))
+    assert all(dtype == "Float" for _, dtype in inputs_of_products(trt, plain))
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut, which is a convolution where the width changes."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        stride = 1 if width_in == width else 2
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(width_in, width, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return (y + self.shortcut(x)).relu()
+
+
+class Residual(nn.Sequential):
+    def __init__(self) -> None:
+        blocks = [Block(16, 16), Block(16, 32), Block(32, 32)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 8)]
+        super().__init__(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), *blocks, *head)
+
+
+def test_tensorrt_rtx_computes_a_residual_network_on_int8() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
+    made = quantise(graph_of(Residual()), images(64))
+    assert [layer.operator for layer in made.layers] == ["Conv"] * 8 + ["Gemm"]
+    assert sorted(inputs_of_products(trt, made.model)) == [("correlation", "Int8")] * 8 + [("gemm", "Int8")]
 
 
 # Refusals

@@ -6,12 +6,14 @@ The engine is built for a GPU that need not be here, so nothing is run by it.
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny_encoders
@@ -44,7 +46,7 @@ from export.layers import binary_layers
 from export.parity import GATES, Comparison, Gate, compare, worst
 from export.to_bf16 import bf16_from_onnx, widened_from_bf16
 from export.to_fp16 import fp16_from_onnx
-from export.to_int8 import int8_from_onnx
+from export.to_int8 import Form, Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
 from export.to_tensorrt import engine_from_onnx
 
@@ -236,6 +238,15 @@ def build(exported: Exported, model: bytes) -> None:
     engine_from_onnx(model, batch_sizes=BATCH_SIZES, length=length, compute_capability=GPU, module="tensorrt_rtx")
 
 
+def optimised(model: bytes, folder: Path) -> Counter[str]:
+    """Return how many nodes of each operator ONNX Runtime makes of a model on this CPU."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3  # or it warns that the file is for this machine alone
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
 def leave_binary_out(exported: Exported) -> None:
     if binary_layers(exported.graph):
         pytest.skip("half precision and INT8 are for models with real weights")
@@ -273,12 +284,33 @@ def test_bfloat16_meets_its_gate(exported: Exported) -> None:
     assert len(half) < 0.7 * len(exported.model)
 
 
-def test_int8_meets_its_gate(exported: Exported) -> None:
-    leave_binary_out(exported)
-    rows = inputs_of(exported.case.signature, 192, seed=9)
-    made = int8_from_onnx(exported.model, rows[:64], rows[64:], np.zeros(128, np.int64), gate=Gate(0.3, 0.9, 100.0))
+def quantised(exported: Exported, form: Form) -> Int8Model:
+    rows, labels = inputs_of(exported.case.signature, 128, seed=9), np.zeros(96, np.int64)
+    gate = Gate(0.3, 0.9, 100.0)
+    made = int8_from_onnx(exported.model, rows[:32], rows[32:], labels, gate=gate, method="percentile", form=form)
     assert made.result.passed, made.result.reasons
     # Random weights in many layers add their errors up: the deepest MobileNet has some of its layers in float.
     assert len(made.float_layers) < len(made.layers) / 2
+    return made
+
+
+def test_int8_meets_its_gate(exported: Exported) -> None:
+    leave_binary_out(exported)
+    made = quantised(exported, "signed")
     if importlib.util.find_spec("tensorrt_rtx"):
         build(exported, made.model)
+
+
+def test_int8_for_a_cpu_meets_its_gate_and_is_computed_on_8_bit_numbers(exported: Exported, tmp_path: Path) -> None:
+    leave_binary_out(exported)
+    made = quantised(exported, "cpu")
+    operators = optimised(made.model, tmp_path)
+    convolutions = {layer.name for layer in made.layers if layer.operator == "Conv"}
+    in_float = convolutions.intersection(made.float_layers)
+    assert operators["Conv"] + operators["FusedConv"] == len(in_float)
+    assert operators["QLinearConv"] >= len(convolutions) - len(in_float)  # and batch norms, and the scaling of pixels
+    assert operators["BatchNormalization"] == operators["Clip" if convolutions else ""] == 0
+    if convolutions and not in_float:
+        padded = operators["Pad"]  # which has no kernel for 8 bits in these graphs
+        assert operators["DequantizeLinear"] == operators["QuantizeLinear"] == padded
+        assert operators["Add"] == 1  # of the fold
