@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from compress.device_side import run_device_side
 from compress.remote import Content, Device, end_all_links
 from compress.targets import Limits, Target
 from runtime.accuracy import agreement
 from runtime.bundle import CHECKSUMS, Bundle
 from runtime.errors import EdgefoldError, UsageError
+from runtime.own_process import run_in_own_process
 
 Notify = Callable[[str], None]
 T = TypeVar("T")
@@ -39,11 +39,11 @@ def bench_on_target(
     """
     chosen = formats_on(name, target, bundle, formats)
     options = ["--threads", target.threads, "--batch", target.batch, *engine, *(["--quick"] if quick else [])]
+    words = [word for each in chosen for word in ("--format", each)]
     with _device(name, target, bundle, chosen, {}, notify) as device:
-        return {
-            each: _marked(name, device, bundle, device.run("bench", _BUNDLE, "--format", each, *options))
-            for each in chosen
-        }
+        document = device.run("bench", _BUNDLE, *words, *options)
+    results = [document] if len(chosen) == 1 else document["results"]
+    return {each: _marked(name, device, bundle, result) for each, result in zip(chosen, results, strict=True)}
 
 
 def accuracy_on_target(
@@ -168,5 +168,5 @@ def _predictions_here(bundle: Bundle, format: str, rows: Path | None, limit: int
     options: list[object] = [*(["--data", rows] if rows else []), *(["--limit", limit] if limit else [])]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "accuracy.json"
-        run_device_side("accuracy", bundle.path, "--format", format, *options, "--output", output)
+        run_in_own_process("accuracy", bundle.path, "--format", format, *options, "--output", output)
         return {int(row): predicted for row, predicted in json.loads(output.read_text())["predictions"].items()}

@@ -22,8 +22,9 @@ from typing import IO, Any
 from compress import agent
 from compress.targets import Target
 from runtime import custom_ops, remote_end
-from runtime.errors import EdgefoldError, EngineError, GateError, MissingExtraError, RunError, UsageError
+from runtime.errors import EdgefoldError, MissingExtraError, RunError, UsageError
 from runtime.files import sha256_of_bytes
+from runtime.own_process import error_of
 
 _ALIVE_EVERY_S = 10.0
 _CONNECT_S = 15
@@ -128,7 +129,7 @@ class Device:
             elif "done" in message:
                 break
         if message["done"] != 0:
-            raise _failure(self.name, message["done"], message["stderr"])
+            raise _failure(self.name, arguments[0], message["done"], message["stderr"])
         try:
             result: dict[str, Any] = json.loads(payload)
         except ValueError as error:
@@ -303,10 +304,9 @@ def _link_error(name: str, target: Target, status: int | None, said: Sequence[st
     return RunError(f"{where}: the link ended: {words}")
 
 
-def _failure(name: str, status: int, stderr: str) -> EdgefoldError:
-    # Progress comes before the error, and whoever prints this error puts "error:" before it again.
-    message = f"\n{stderr}".rpartition("\nerror: ")[2].strip() or f"ended with {status}"
-    return {2: UsageError, 3: GateError}.get(status, EngineError)(f"target {name}: {message}")
+def _failure(name: str, verb: object, status: int, stderr: str) -> EdgefoldError:
+    error = error_of(str(verb), status, stderr)
+    return type(error)(f"target {name}: {error.message}")
 
 
 def _sha256(content: Content) -> str:

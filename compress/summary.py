@@ -13,8 +13,9 @@ from compress.forms import record_file
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
-from compress.variant_run import VariantRun
+from compress.variant_run import VariantRun, on_the_device
 from runtime.accuracy import wilson_interval
+from runtime.bench import UNSTABLE
 
 Verdict = Literal["passed", "failed", "not run"]
 
@@ -146,6 +147,22 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             quantization=first.result(record_file(format_name)),
             **_accuracy(tests),
         )
+    for request in bundles[0].missing_engines:
+        yield Row(
+            name=f"{stage.name} · {request.in_words()}",
+            what="export",
+            variant=variant_name(first.plan),
+            settings=first.plan.variant.settings,
+            model=stage.spec.model.kind,
+            parameters=stage.parameters,
+            macs=stage.profile.total_macs,
+            teachers=stage.teachers,
+            agreement_with_teacher=None,
+            size_bytes=0,
+            parity="not run",
+            not_run=f"not built; {on_the_device(bundles[0])}",
+            **_accuracy([run.artifacts[stage.name].metrics["test"] for run in group]),
+        )
 
 
 def _parity(parities: Sequence[Mapping[str, Any]]) -> Verdict | None:
@@ -192,7 +209,7 @@ def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:
 def _latency_note(bench: Mapping[str, Any] | None) -> str:
     if not bench:
         return ""
-    unstable = bench["latency"].get("drift", {}).get("unstable", False)
+    unstable = any(note.startswith(UNSTABLE) for note in bench["notes"])
     return (" (quick)" if bench["quick"] else "") + (" UNSTABLE" if unstable else "")
 
 

@@ -1,4 +1,4 @@
-"""Latency of one model of a bundle on this machine.
+"""Latency of one model of a bundle on this machine, in this process; `runtime.processes` puts several together.
 
 Inputs are the bundle's real samples in rotation: the time of some kernels depends on the data, and a single
 input would sit in the nearest cache.
@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle import Bundle
-from runtime.device import Environment, Load, read_environment, read_load, usable_cores
+from runtime.device import (
+    Environment,
+    Load,
+    involuntary_switches,
+    peak_resident_bytes,
+    read_environment,
+    read_load,
+    usable_cores,
+)
 from runtime.errors import EngineError, UsageError
 from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up
@@ -25,6 +33,7 @@ from runtime.runners.base import Runner, one_line
 from runtime.runners.choice import DEFAULT, EngineChoice
 
 SCHEMA_VERSION = 1
+UNSTABLE = "UNSTABLE"  # begins a note on numbers that another run may not give again
 _MOST_BATCHES = 256
 
 
@@ -61,13 +70,42 @@ class EngineRecord:
         }
 
 
+@dataclass(frozen=True)
+class ProcessRecord:
+    """One process of a measurement. involuntary_switches: how often the kernel took the processor away meanwhile;
+    peak_resident_bytes: of memory, with interpreter, engine and samples. Absent where the system does not say them.
+    """
+
+    calls: int
+    p50_ms: float
+    cold_start: ColdStart
+    warm_up: WarmUp
+    involuntary_switches: int | None
+    peak_resident_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        known = {
+            "involuntary_switches": self.involuntary_switches,
+            "peak_resident_bytes": self.peak_resident_bytes,
+        }
+        return {
+            "calls": self.calls,
+            "p50_ms": self.p50_ms,
+            "cold_start": self.cold_start.to_json(),
+            "warm_up": self.warm_up.to_json(),
+            **{name: value for name, value in known.items() if value is not None},
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class BenchResult:
-    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took."""
+    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took.
+
+    `identity` says of which model it is, for the document.
+    """
 
     bundle: str
-    recipe_key: str
-    checksum: str
+    identity: Mapping[str, Any]
     format: str
     precision: str
     size_bytes: int
@@ -81,6 +119,7 @@ class BenchResult:
     environment: Environment
     load_before: Load
     load_after: Load
+    process: ProcessRecord
     notes: tuple[str, ...]
     samples_ns: np.ndarray
 
@@ -93,7 +132,7 @@ class BenchResult:
         return {
             "kind": "bench",
             "schema_version": SCHEMA_VERSION,
-            "bundle": {"name": self.bundle, "recipe_key": self.recipe_key, "checksum": self.checksum},
+            **self.identity,
             "format": self.format,
             "precision": self.precision,
             "size_bytes": self.size_bytes,
@@ -107,6 +146,7 @@ class BenchResult:
             "throughput_rows_per_s": self.throughput_rows_per_s,
             "environment": self.environment.to_json(),
             "load": {"before": self.load_before.to_json(), "after": self.load_after.to_json()},
+            "processes": [self.process.to_json()],
             "notes": list(self.notes),
             "samples": encode_samples(self.samples_ns),
         }
@@ -119,18 +159,21 @@ def benchmark(
     threads: int = 1,
     batch: int = 1,
     choice: EngineChoice = DEFAULT,
+    on_gpu: Mapping[str, bool] | None = None,
     plan: BenchPlan = FULL,
+    rows: Rows | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BenchResult:
-    """Load the model of `format`, warm it up and measure it with `batch` rows a call.
+    """Load the model of `format`, warm it up and measure it with `batch` rows a call; on_gpu as in `open_runner`.
 
+    rows: the inputs; the bundle's samples if left out.
     Raises what `open_runner` raises, and EngineError where a call fails.
     """
     if batch < 1:
         raise UsageError(f"batch is {batch}, expected at least 1")
     say = progress or (lambda line: None)
-    samples = bundle.samples()
-    with open_runner(bundle, format, threads, choice) as runner:
+    samples = bundle.samples() if rows is None else rows
+    with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(
             runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
@@ -141,15 +184,22 @@ def benchmark(
             warm = warm_up(calls, plan)
             expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
             say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
-            before = read_load()
+            before, switches = read_load(), involuntary_switches()
             samples_ns, seconds = measure(calls, plan)
-            after = read_load()
+            after, switches_after = read_load(), involuntary_switches()
         cold_start = ColdStart(runner.load_ms, first_call_ms)
     latency, environment = summarize(samples_ns), read_environment()
+    process = ProcessRecord(
+        calls=latency.calls,
+        p50_ms=float(np.median(samples_ns)) / 1e6,
+        cold_start=cold_start,
+        warm_up=warm,
+        involuntary_switches=None if switches is None or switches_after is None else switches_after - switches,
+        peak_resident_bytes=peak_resident_bytes(),
+    )
     return BenchResult(
         bundle=bundle.name,
-        recipe_key=bundle.recipe_key,
-        checksum=bundle.checksum,
+        identity=bundle.identity,
         format=runner.format,
         precision=runner.file.precision,
         size_bytes=runner.file.size_bytes,
@@ -163,7 +213,12 @@ def benchmark(
         environment=environment,
         load_before=before,
         load_after=after,
-        notes=(*runner.notes, *_notes(bundle, batch, threads, warm, latency, environment, before, after)),
+        process=process,
+        notes=(
+            *runner.notes,
+            *bundle.notes(made_up=rows is None),
+            *_notes(bundle, batch, threads, warm, latency, environment, before, after),
+        ),
         samples_ns=samples_ns,
     )
 
@@ -199,7 +254,7 @@ def _notes(
         notes.append(f"each call is as long as its longest text, at most {bundle.input.shape[0]} ids")
     if latency.drift is not None and latency.drift.unstable:
         notes.append(
-            f"UNSTABLE: the median changed by {100 * latency.drift.change:+.1f} % "
+            f"{UNSTABLE}: the median changed by {100 * latency.drift.change:+.1f} % "
             "from the first to the last tenth of the calls"
         )
     if not warm.steady:
@@ -209,8 +264,8 @@ def _notes(
         notes.append(f"{threads} threads share {cores:g} cores")
     busy = before.load_average[0] if before.load_average else 0.0
     if environment.logical_cores and busy > environment.logical_cores:
-        notes.append(f"the machine was busy: load average {busy:.1f} on {environment.logical_cores} cores")
-    if batch not in bundle.batch_sizes:
+        notes.append(f"{UNSTABLE}: the machine was busy: load average {busy:.1f} on {environment.logical_cores} cores")
+    if bundle.batch_sizes and batch not in bundle.batch_sizes:
         verified = ", ".join(map(str, bundle.batch_sizes))
         notes.append(f"batch {batch} was not verified at export (verified: {verified})")
     for name, what in (
@@ -219,7 +274,7 @@ def _notes(
     ):
         earlier, later = getattr(before, name), getattr(after, name)
         if earlier is not None and later is not None and later > earlier:
-            notes.append(what.format(later - earlier) + " during the measurement")
+            notes.append(f"{UNSTABLE}: {what.format(later - earlier)} during the measurement")
     if "torch" in sys.modules:
         notes.append("torch is loaded in this process; its threads can disturb the engine")
     return tuple(notes)

@@ -96,6 +96,24 @@ def read_load(root: Path = ROOT) -> Load:
     )
 
 
+def involuntary_switches() -> int | None:
+    """Return how often the kernel has taken the processor from this process for another one."""
+    usage = _attempt(_usage)
+    return usage.ru_nivcsw if usage else None
+
+
+def peak_resident_bytes() -> int | None:
+    """Return the most memory that this process has had at a time."""
+    usage = _attempt(_usage)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) if usage else None
+
+
+def _usage() -> Any:
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+
 def usable_cores(environment: Environment) -> float | None:
     """Return how many cores this process may use: the least of cores, affinity and the cgroup's limit."""
     affinity = len(environment.affinity) if environment.affinity else None

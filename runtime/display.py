@@ -7,57 +7,61 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.accuracy import AccuracyResult
-    from runtime.bench import BenchResult
     from runtime.bundle import Bundle
     from runtime.classify import Classified
     from runtime.manifest import TensorSpec
-    from runtime.runners.choice import EngineChoice
-from runtime.onnx_file import OnnxHeader
 
 _WORST_CLASSES = 10
 _CONFUSIONS = 5
 
 
-def bench_text(result: BenchResult) -> str:
-    latency = result.latency
-    unit, scale = _unit(latency.percentiles[0].measured_ns if latency.percentiles else latency.min_ns)
+def bench_text(result: Mapping[str, Any]) -> str:
+    """Show a document of `bench`."""
+    latency, engine = result["latency"], result["engine"]
+    percentiles = latency["percentiles"]
+    unit, scale = _unit(next(iter(percentiles.values()))["measured_ms"] if percentiles else latency["min_ms"])
 
-    def time(ns: float) -> str:
-        return f"{ns / scale:.2f} {unit}"
+    def time(ms: float) -> str:
+        return f"{ms * scale:.2f} {unit}"
 
     def milliseconds(ms: float) -> str:
         return f"{ms:.2f} ms"
 
-    engine = _engine(result.engine.name, result.engine.version, result.engine.choice)
     title = (
-        f"{result.bundle}: {result.format} ({result.precision}, {result.size_bytes:,} bytes) on "
-        f"{engine}, {_count(result.engine.threads, 'thread')}, "
-        f"batch {result.batch}{' (QUICK measurement)' if result.quick else ''}"
+        f"{_model_name(result)}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
+        f"{_engine(engine['name'], engine['version'], engine['chosen'])}, {_count(engine['threads'], 'thread')}, "
+        f"batch {result['batch']}{' (QUICK measurement)' if result['quick'] else ''}"
     )
     rows = [("latency", "measured", "at most, 99 % sure")]
-    rows += [(f"p{each.percent:g}", time(each.measured_ns), time(each.bound_ns)) for each in latency.percentiles]
-    rows += [
-        (name, time(ns), "")
-        for name, ns in (("min", latency.min_ns), ("mean", latency.mean_ns), ("max", latency.max_ns))
-    ]
+    rows += [(name, time(each["measured_ms"]), time(each["early_stopping_ms"])) for name, each in percentiles.items()]
+    rows += [(name, time(latency[f"{name}_ms"]), "") for name in ("min", "mean", "max")]
     facts = {}
-    if latency.median_interval_ns is not None:
-        low, high = latency.median_interval_ns
+    if "median_interval_95_ms" in latency:
+        low, high = latency["median_interval_95_ms"]
         facts["median"] = f"{time(low)} to {time(high)} (95 % interval)"
-    facts["throughput"] = f"{result.throughput_rows_per_s:,.0f} rows/s, one call after the other"
+    processes = result["processes"]
+    if len(processes) > 1:
+        medians = [each["p50_ms"] for each in processes]
+        facts["processes"] = f"{len(processes)}, with medians from {time(min(medians))} to {time(max(medians))}"
+    facts["throughput"] = f"{result['throughput_rows_per_s']:,.0f} rows/s, one call after the other"
+    warm_up = result["warm_up"]
     facts["calls"] = (
-        f"{latency.calls:,} in {result.seconds:.1f} s, after {_count(result.warm_up.calls, 'call')} "
-        f"({result.warm_up.seconds:.1f} s) of warm-up"
+        f"{latency['calls']:,} in {result['seconds']:.1f} s, after {_count(warm_up['calls'], 'call')} "
+        f"({warm_up['seconds']:.1f} s) of warm-up"
     )
-    if latency.drift is not None:
-        facts["drift"] = f"{100 * latency.drift.change:+.1f} % from the first to the last tenth"
+    if "drift" in latency:
+        drift = f"{latency['drift']['change_percent']:+.1f} % from the first to the last tenth"
+        facts["drift"] = f"{drift} of the process with most" if len(processes) > 1 else drift
+    cold = result["cold_start"]
     facts["cold start"] = (
-        f"load {milliseconds(result.cold_start.session_load_ms)}, "
-        f"first call {milliseconds(result.cold_start.first_call_ms)}"
+        f"load {milliseconds(cold['session_load_ms'])}, first call {milliseconds(cold['first_call_ms'])}"
     )
-    facts["machine"] = _machine(result.environment.to_json())
-    notes = [f"note: {note}" for note in result.notes]
-    return "\n".join([title, "", *_columns(rows), "", *_pairs(facts), *([""] if notes else []), *notes])
+    peak = max((each.get("peak_resident_bytes", 0) for each in processes), default=0)
+    if peak:
+        facts["memory"] = f"{peak / 1e6:.1f} MB at most, with Python and the engine"
+    facts["machine"] = _machine(result["environment"])
+    notes = [f"note: {note}" for note in result["notes"]]
+    return "\n".join([title, "", *_columns(rows), "", *pairs(facts), *([""] if notes else []), *notes])
 
 
 def accuracy_text(result: AccuracyResult) -> str:
@@ -72,48 +76,44 @@ def accuracy_text(result: AccuracyResult) -> str:
             f"{result.agreement.equal:,} of {result.agreement.total:,}",
         )
         facts["agreement"] = f"{rate} with the reference ({equal} rows)"
-    engine = _engine(result.engine, result.engine_version, result.choice)
+    engine = _engine(result.engine, result.engine_version, result.choice.to_json())
     title = f"{result.bundle}: {result.format} on {engine}, batch {result.batch}"
-    return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
+    return "\n".join([title, "", *pairs(facts), "", *_class_table(result), *_confusions(result)])
 
 
 def classified_text(classified: Sequence[Classified]) -> str:
     width = max((len(each.class_name) for each in classified), default=0)
     return "\n".join(
-        f"{each.class_name:<{width}}  {_percent(each.probability):>8}  {_clipped(each.text)}".rstrip()
+        f"{each.class_name:<{width}}  {_percent(each.probability):>8}  {clipped(each.text)}".rstrip()
         for each in classified
     )
 
 
-def inspection_text(bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str) -> str:
-    output = ", ".join(_tensor(each) for each in bundle.outputs)
+def bundle_facts(bundle: Bundle) -> dict[str, str]:
+    """Return what a bundle's manifest says, in words, without its formats."""
     subclasses = f" with {bundle.subclasses} subclasses each" if bundle.subclasses > 1 else ""
-    facts = {
+    return {
         "bundle": f"{bundle.name} (stage {bundle.stage})",
-        "checksum": checksum,
+        "checksum": bundle.checksum,
         "recipe key": bundle.recipe_key or "none",
         "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
         "input": _tensor(bundle.input) + f" {bundle.input.layout}",
         **({"text": str(bundle.text)} if bundle.text else {}),
         **({"table": str(bundle.table)} if bundle.table else {}),
-        "output": output,
+        "output": ", ".join(_tensor(each) for each in bundle.outputs),
         "verified batches": ", ".join(map(str, bundle.batch_sizes)),
         **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},
     }
-    lines = _pairs(facts)
-    for name, entry in bundle.formats.items():
-        lines += ["", f"{name}: {entry.file}, {entry.precision}, {entry.size_bytes:,} bytes"]
-        if name in headers:
-            header = headers[name]
-            opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
-            values = {"IR version": str(header.ir_version), "opset": opsets, **header.metadata}
-            lines += [f"  {line}" for line in _pairs({key: _clipped(value) for key, value in values.items()})]
-    return "\n".join(lines)
 
 
-def _engine(name: str, version: str, choice: EngineChoice) -> str:
+def _model_name(result: Mapping[str, Any]) -> str:
+    """Return the name of a result's bundle, or of the file where it is no bundle's."""
+    return str(result["bundle"]["name"] if result["bundle"] else result["model"]["file"])
+
+
+def _engine(name: str, version: str, choice: Mapping[str, Any]) -> str:
     """Return an engine with what was chosen of it: `openvino 2026.4.1 (bf16)`."""
-    chosen = choice.provider or choice.precision
+    chosen = choice.get("provider") or choice.get("precision")
     return f"{name} {version}{f' ({chosen})' if chosen else ''}"
 
 
@@ -160,8 +160,9 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _unit(ns: float) -> tuple[str, float]:
-    return ("us", 1e3) if ns < 1e6 else ("ms", 1e6)
+def _unit(ms: float) -> tuple[str, float]:
+    """Return the unit that fits, and how many of it a millisecond has."""
+    return ("us", 1e3) if ms < 1 else ("ms", 1.0)
 
 
 def _percent(share: float) -> str:
@@ -180,12 +181,12 @@ def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")
 
 
-def _clipped(value: str, width: int = 100) -> str:
+def clipped(value: str, width: int = 100) -> str:
     line = " ".join(value.split())
     return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
-def _pairs(facts: Mapping[str, str]) -> list[str]:
+def pairs(facts: Mapping[str, str]) -> list[str]:
     width = max(map(len, facts), default=0)
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]
 

@@ -82,14 +82,29 @@ def test_edgefold_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["run", "check", "plan", "train", "export", "verify", "bench", "accuracy", "report", "analyse", "list", "doctor"],
+    [
+        "run",
+        "check",
+        "plan",
+        "train",
+        "export",
+        "export engine",
+        "verify",
+        "bench",
+        "accuracy",
+        "inspect",
+        "report",
+        "analyse",
+        "list",
+        "doctor",
+    ],
 )
 def test_every_verb_has_a_sentence_and_an_example(verb: str) -> None:
     from click.testing import CliRunner
 
     from compress.cli import main
 
-    result = CliRunner().invoke(main, [verb, "--help"])
+    result = CliRunner().invoke(main, [*verb.split(), "--help"])
     assert result.exit_code == 0
     assert "Example:" in result.output
     assert f"edgefold {verb}" in result.output.split("Example:")[1]

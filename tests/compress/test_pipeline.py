@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from compress import variant_run
-from compress.device_side import run_device_side
 from compress.pipeline import plans_of
 from compress.recipe import LocalSpec
 from compress.stages import Settings
@@ -20,9 +20,12 @@ from compress.variant_run import VariantRun
 from export.fold import fold_logits
 from runtime.bundle import open_bundle
 from runtime.errors import GateError, TrainingError, UsageError
+from runtime.measure import BenchPlan
+from runtime.own_process import run_in_own_process
+from runtime.processes import Candidate
 from runtime.runners import open_runner
 
-BUNDLE_FILES = {"manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
+BUNDLE_FILES = {"MODEL_CARD.md", "manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
 EXPECT = "expect: {{test_accuracy_percent: {published}, {tolerance}, source: table 1}}\n"
 
 
@@ -43,26 +46,25 @@ def opened(project: Any) -> VariantRun:
 
 
 @pytest.fixture
-def device_side(monkeypatch: pytest.MonkeyPatch, finished: Any) -> list[tuple[str, ...]]:
-    """Instead of measuring: hands out the finished run's bench.json, and keeps the calls."""
-    calls: list[tuple[str, ...]] = []
+def measured(monkeypatch: pytest.MonkeyPatch, finished: Any) -> list[tuple[BenchPlan, tuple[str, ...]]]:
+    """Instead of measuring: hands out the finished run's bench.json, and keeps plan and options of each candidate."""
+    kept: list[tuple[BenchPlan, tuple[str, ...]]] = []
     document = read(finished.results / "bench.onnx.local.json")
     del document["settings"]
 
-    def fake(verb: str, *arguments: object) -> None:
-        calls.append((verb, *map(str, arguments)))
-        output = Path(str(arguments[arguments.index("--output") + 1]))
-        (bundle,) = [argument for argument in arguments if isinstance(argument, Path) and argument.is_dir()]
-        assert verb == "bench"
-        value = {
-            **document,
-            "quick": "--quick" in arguments,
-            "bundle": {**document["bundle"], "checksum": open_bundle(bundle).checksum},
-        }
-        output.write_text(json.dumps(value))
+    def fake(candidates: Sequence[Candidate], plan: BenchPlan, **_: Any) -> list[dict[str, Any]]:
+        kept.extend((plan, each.options) for each in candidates)
+        return [
+            {
+                **document,
+                "quick": plan.quick,
+                "bundle": {**document["bundle"], "checksum": open_bundle(each.bundle).checksum},
+            }
+            for each in candidates
+        ]
 
-    monkeypatch.setattr(variant_run, "run_device_side", fake)
-    return calls
+    monkeypatch.setattr(variant_run, "measured_in_turn", fake)
+    return kept
 
 
 # What a finished run has made
@@ -291,41 +293,36 @@ def test_seeds_give_mean_and_sample_standard_deviation(project: Any) -> None:
 # What is measured again, and what is not
 
 
-def test_a_second_run_measures_nothing_again(project: Any, device_side: list[Any]) -> None:
+def test_a_second_run_measures_nothing_again(project: Any, measured: list[Any]) -> None:
     before = {path: path.stat().st_mtime_ns for path in project.results.glob("*.json")}
     before.pop(project.results / "report.json")
     before.pop(project.results / "run.json")
     _, narration = project.run()
-    assert (device_side, narration.events) == ([], [])
+    assert (measured, narration.events) == ([], [])
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_full_run_after_a_quick_one_measures_in_full(project: Any, device_side: list[Any]) -> None:
+def test_a_full_run_after_a_quick_one_measures_in_full(project: Any, measured: list[Any]) -> None:
     project.edit("[{local: {quick: true}}]", "[local]")
     project.run(quick=True)
     outcome, _ = project.run(quick=False)
-    assert ["--quick" in call for call in device_side][-1] is False
+    assert [plan.quick for plan, _ in measured] == [False]
     assert "quick" not in outcome.rows[-1].latency_note
 
 
-def test_each_target_of_a_recipe_keeps_its_own_measurement(project: Any, device_side: list[Any]) -> None:
+def test_each_target_of_a_recipe_keeps_its_own_measurement(project: Any, measured: list[Any]) -> None:
     project.edit("[{local: {quick: true}}]", "[local, {local: {threads: 2}}]")
     project.run()
-    assert len(device_side) == 2
+    assert [options[-3] for _, options in measured] == ["1", "2"]
     files = list(project.results.glob("bench.onnx.*.json"))
     assert {read(file)["settings"]["threads"] for file in files} == {1, 2}
     project.run()
-    assert len(device_side) == 2
+    assert [options[-3] for _, options in measured] == ["1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("file", "key"), [("accuracy.onnx.json", "rows_unlike_torch"), ("bench.onnx.local.json", "settings")]
-)
-def test_a_run_killed_right_after_the_device_side_wrote_goes_on(
-    project: Any, monkeypatch: pytest.MonkeyPatch, file: str, key: str
-) -> None:
+def test_a_run_killed_right_after_the_device_side_wrote_goes_on(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # The device side's file is whole by then, but without what this side adds to it.
-    path = project.results / file
+    path, key = project.results / "accuracy.onnx.json", "rows_unlike_torch"
     before = read(path)
     path.unlink()
 
@@ -338,20 +335,20 @@ def test_a_run_killed_right_after_the_device_side_wrote_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(variant_run, "run_device_side", write_and_die)
+        patch.setattr(variant_run, "run_in_own_process", write_and_die)
         with pytest.raises(KeyboardInterrupt):
             project.run()
-    monkeypatch.setattr(variant_run, "run_device_side", write)
+    monkeypatch.setattr(variant_run, "run_in_own_process", write)
     project.run()
     assert read(path) == before
     assert not list(project.results.glob(".*.part"))
 
 
-def test_a_truncated_measurement_is_made_again(project: Any, device_side: list[Any]) -> None:
+def test_a_truncated_measurement_is_made_again(project: Any, measured: list[Any]) -> None:
     path = project.results / "bench.onnx.local.json"
     path.write_bytes(path.read_bytes()[:1000])
     project.run()
-    assert [call[0] for call in device_side] == ["bench"]
+    assert [options[:2] for _, options in measured] == [("--format", "onnx")]
     assert read(path)["latency"]["calls"] > 0
 
 
@@ -407,7 +404,7 @@ def test_training_one_stage_of_an_exported_recipe_shows_that_stage(project: Any)
 @pytest.mark.parametrize(("verb", "options"), [("accuracy", ()), ("bench", ("--quick",))])
 def test_what_the_device_side_refuses_comes_as_one_message(tmp_path: Path, verb: str, options: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
-        run_device_side(verb, tmp_path / "nothing", *options)
+        run_in_own_process(verb, tmp_path / "nothing", *options)
     assert caught.value.exit_code == 2
     assert "nothing: does not exist" in caught.value.message
     # The command line puts "error:" before it.
@@ -422,7 +419,7 @@ def test_the_device_side_is_found_from_a_folder_that_has_its_name(
     monkeypatch.chdir(project.folder)
     (project.results / "accuracy.onnx.json").unlink()
     monkeypatch.chdir(tmp_path)
-    run_device_side("accuracy", project.bundle, "--output", project.results / "accuracy.onnx.json")
+    run_in_own_process("accuracy", project.bundle, "--output", project.results / "accuracy.onnx.json")
     assert read(project.results / "accuracy.onnx.json")["total"] == 256
 
 
@@ -450,7 +447,7 @@ def test_a_recipe_without_export_ends_after_training_with_a_report(empty_project
 
 def test_settings_of_a_target_are_those_of_the_recipe(finished: Any) -> None:
     settings = read(finished.results / "bench.onnx.local.json")["settings"]
-    assert settings == {**settings, **LocalSpec(quick=True).model_dump()}
+    assert settings == {**settings, **LocalSpec(quick=True).model_dump(exclude_none=True)}
 
 
 def test_an_unknown_device_is_refused_before_any_work(project: Any) -> None:

@@ -47,7 +47,7 @@ class FakeRun:
     choices: tuple[EngineChoice, ...] = (EngineChoice(),)
 
     def bundle(self) -> Any:
-        return SimpleNamespace(formats=self.formats) if self.formats else None
+        return SimpleNamespace(formats=self.formats, missing_engines=()) if self.formats else None
 
     def result(self, name: str) -> dict[str, Any] | None:
         return self.results.get(name)
@@ -103,8 +103,8 @@ def bench(run: FakeRun, *, quick: bool = False, unstable: bool = False, target: 
         "quick": quick,
         "latency": {
             "percentiles": {"p50": {"measured_ms": 0.25}, "p90": {"measured_ms": 1.5}},
-            "drift": {"unstable": unstable},
         },
+        "notes": ["UNSTABLE: the machine was busy: load average 9.0 on 2 cores"] if unstable else ["a note"],
     }
 
 

@@ -39,6 +39,32 @@ def test_bench_prints_a_table_and_writes_the_result(bundle_folder, tmp_path, cap
     assert (document["kind"], document["quick"], document["batch"]) == ("bench", True, 8)
 
 
+def test_several_formats_are_measured_in_turn_and_shown_each(write_bundle, build_model, tmp_path, capsys):
+    model = build_model().SerializeToString()
+    entry = {"file": "model.onnx", "size_bytes": len(model), "precision": "fp32", "opset": 20, "ir_version": 10}
+    folder = write_bundle(tmp_path / "two", model=model, formats={"onnx": entry, "fp16": entry})
+    options = ["--seconds", "0.02", "--calls", "100", "--processes", "2", "--format", "onnx", "--format", "fp16"]
+    output = tmp_path / "bench.json"
+    assert main(["bench", str(folder), *options, "--output", str(output)]) == 0
+    captured = capsys.readouterr()
+    assert "measuring: process 2 of 2, 50 calls and 0.01 s at least" in captured.err
+    assert [line.split(" (")[0] for line in captured.out.splitlines() if line.startswith("tiny: ")] == [
+        "tiny: onnx",
+        "tiny: fp16",
+    ]
+    document = json.loads(output.read_text())
+    assert document["kind"] == "benches"
+    assert [each["format"] for each in document["results"]] == ["onnx", "fp16"]
+    assert all(len(each["processes"]) == 2 for each in document["results"])
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "soon"])
+def test_seconds_that_are_none_are_refused(bundle_folder, capsys, seconds):
+    with pytest.raises(SystemExit):
+        main(["bench", str(bundle_folder), "--seconds", seconds])
+    assert "is not a number of seconds above 0" in capsys.readouterr().err
+
+
 def test_json_is_all_there_is_on_stdout(bundle_folder, capsys, tiny_plans):
     for verb in ("bench", "accuracy", "inspect"):
         assert main([verb, str(bundle_folder), "--json"]) == 0
@@ -150,7 +176,7 @@ def test_engine_error_exits_with_1(write_bundle, build_model, tmp_path, capsys):
 
 def test_missing_engine_exits_with_2(bundle_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert main(["bench", str(bundle_folder)]) == 2
+    assert main(["bench", str(bundle_folder), "--processes", "1"]) == 2
     assert "pip install 'edgefold[onnxruntime]'" in capsys.readouterr().err
 
 
@@ -166,7 +192,7 @@ def test_interrupt_exits_with_130(bundle_folder, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("runtime.bench.warm_up", interrupt)
-    assert main(["bench", str(bundle_folder)]) == 130
+    assert main(["bench", str(bundle_folder), "--processes", "1"]) == 130
     assert capsys.readouterr().err.endswith("interrupted\n")
 
 
@@ -203,7 +229,8 @@ def test_every_verb_has_a_sentence_and_a_working_example(capsys):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         text = capsys.readouterr().out
-        example = text.split("example:\n")[1].strip()
-        assert example.startswith(f"python -m runtime {verb} bundle")
-        options = program._parser().parse_args(example.split()[3:])
-        assert options.verb.__name__ == verb
+        examples = text.split("example:\n")[1].strip().splitlines()
+        assert examples[0].startswith(f"python -m runtime {verb} bundle")
+        for example in examples:
+            options = program._parser().parse_args(example.split()[3:])
+            assert options.verb.__name__ == verb
