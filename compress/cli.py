@@ -40,6 +40,13 @@ EXTRAS = {
 class EdgefoldGroup(click.Group):
     """Prints an EdgefoldError as message and remedy, and ends with its exit code."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take a verb of two words, `export engine`, before the one that its first word is."""
+        verb = " ".join(args[:2])
+        return (verb, self.commands[verb], args[2:]) if verb in self.commands else super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -125,6 +132,27 @@ def engine_options(function: Function) -> Function:
     return function
 
 
+def file_options(function: Function) -> Function:
+    """Add the options that describe an ONNX file without a bundle, for `_file_arguments`."""
+    for option in (
+        click.option("--max-size", type=click.IntRange(min=1), metavar="MIB",
+                     help="Of an ONNX file: the largest that is read  [default: 2048]"),
+        click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
+                     help="Of an ONNX file: sizes that it leaves open, by input or output; may be repeated."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _file_arguments(options: dict[str, Any]) -> list[Any]:
+    shapes = [part for shape in options["shapes"] for part in ("--shape", shape)]
+    return shapes + (["--max-size", options["max_size"]] if options["max_size"] else [])
+
+
+def _format_arguments(options: dict[str, Any]) -> list[Any]:
+    return ["--format", options["format_name"]] if options["format_name"] else []
+
+
 def _engine_arguments(options: dict[str, Any]) -> list[Any]:
     given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
     return [part for name, value in given.items() for part in (f"--{name}", value)]
@@ -202,6 +230,35 @@ def export(recipe: str | None, as_json: bool, **options: Any) -> None:
         return
     assert recipe is not None  # export_ready refused
     _run(recipe, "export", as_json, **options)
+
+
+@main.command(name="export engine")
+@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--format", "formats", multiple=True, help="Build of this format; may be repeated [default: as wanted].")
+@click.option("--capability", "capabilities", multiple=True, metavar="SM86",
+              help="GPU to build for (TensorRT-RTX only); may be repeated [default: what is at hand].")  # fmt: skip
+@click.option("--module", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="[default: the first that builds here]")
+@click.option("--profile", "profiles", multiple=True, metavar="1,8,64",
+              help="Batch sizes of a profile; may be repeated [default: those of the bundle].")  # fmt: skip
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="Most memory of a layer.")
+@click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Measure no kernel twice (not on RTX, which measures none).")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Write engines here and leave the bundle as it is.")  # fmt: skip
+@json_option
+def export_engine(bundle: Path, as_json: bool, **options: Any) -> None:
+    """Build TensorRT engines of a bundle's ONNX files, on the device or for it; needs no torch.
+
+    Without --format it builds what the recipe wanted and nobody has built yet, or of onnx.
+
+    \b
+    Example:
+      edgefold export engine runs/quickstart/bundle
+      edgefold export engine runs/quickstart/bundle --format fp16 --capability sm86 --capability sm89
+    """
+    from compress.engine_command import build, print_engines
+
+    print_engines(build(bundle, **options), as_json)
 
 
 @main.command()
@@ -282,9 +339,13 @@ def verify(
     help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
 )
 @engine_options
+@file_options
+@click.option("--data", type=click.Path(path_type=Path), help=".npz with inputs, labels, row_ids  [default: samples]")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
+@click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
+@click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
 @target_option
 @targets_option
@@ -296,25 +357,34 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure the latency of a bundle on this machine, or on devices that are reached by ssh or adb.
 
-    BUNDLE is a bundle folder or a recipe that was run. A missed limit of a target ends with exit code 3.
+    BUNDLE is a bundle folder, a recipe that was run, or the ONNX file of any classifier, with made-up inputs. A missed
+    limit of a target ends with exit code 3.
 
     \b
     Example:
       edgefold bench runs/quickstart/bundle --threads 2
       edgefold bench runs/quickstart/bundle --engine openvino
+      edgefold bench mine.onnx --shape input=1x3x224x224
       edgefold bench quickstart --target pi4 --target phone
     """
     folder, format_name = _bundle_of(bundle, runs), options["format_name"]
     settings = {"threads": options["threads"], "batch": options["batch"]}
+    engine = _engine_arguments(options)
+    engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
+    of_this_machine = [*_file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
     if targets:
         from compress import target_commands
 
+        _refuse_file(folder)
+        if of_this_machine:
+            raise UsageError(f"{of_this_machine[0]} is for this machine and not for --target", "Leave one of them out.")
         target_commands.bench(
             folder, targets, targets_file, formats=(format_name,) if format_name else (), overrides=settings,
-            engine=_engine_arguments(options), quick=quick, output=output, as_json=as_json,
+            engine=engine, quick=quick, output=output, as_json=as_json,
         )  # fmt: skip
         return
-    arguments = ["--format", format_name or "onnx", *_engine_arguments(options), *(["--quick"] if quick else [])]
+    arguments = [*_format_arguments(options), *engine, *of_this_machine]
+    arguments += [*(["--quick"] if quick else [])]
     arguments += [word for name, value in settings.items() if value for word in (f"--{name}", value)]
     _device_side("bench", folder, arguments, output, as_json)
 
@@ -331,6 +401,7 @@ def bench(
     help=".npz with inputs, labels, row_ids, or data as a recipe names it  [default: the run's test rows]",
 )
 @engine_options
+@file_options
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--limit", type=click.IntRange(min=1), help="First rows only.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write accuracy.json here.")
@@ -345,11 +416,13 @@ def accuracy(
 ) -> None:  # fmt: skip
     """Measure the accuracy of a bundle with the engine that a device runs, here or on devices by ssh or adb.
 
-    BUNDLE is a bundle folder or a recipe that was run. What a device predicts is compared with this machine row by row.
+    BUNDLE is a bundle folder, a recipe that was run, or the ONNX file of any classifier with --data. What a device
+    predicts is compared with this machine row by row.
 
     \b
     Example:
       edgefold accuracy quickstart
+      edgefold accuracy mine.onnx --data rows.npz
       edgefold accuracy runs/mnist/bundle --target pi4 --data mnist --limit 2000
     """
     from compress.labelled_rows import labelled_rows
@@ -359,13 +432,14 @@ def accuracy(
         if targets:
             from compress import target_commands
 
+            _refuse_file(folder)
             target_commands.accuracy(
                 folder, targets, targets_file, formats=(options["format_name"],) if options["format_name"] else (),
                 overrides={"threads": options["threads"]}, engine=_engine_arguments(options),
                 rows=rows, limit=limit, output=output, as_json=as_json,
             )  # fmt: skip
             return
-        arguments = ["--format", options["format_name"] or "onnx", *_engine_arguments(options)]
+        arguments = [*_format_arguments(options), *_engine_arguments(options), *_file_arguments(options)]
         arguments += ["--data", rows] if rows else []
         arguments += ["--threads", options["threads"]] if options["threads"] else []
         arguments += ["--limit", limit] if limit else []
@@ -627,8 +701,8 @@ def _is_bundle(target: str) -> bool:
 
 
 def _bundle_of(target: str, runs: Path) -> Path:
-    """Return the bundle folder of a bundle path or of a recipe that was run."""
-    if Path(target).is_dir():
+    """Return the bundle folder of a bundle path or of a recipe that was run; an ONNX file stays what it is."""
+    if Path(target).is_dir() or Path(target).suffix == ".onnx":
         return Path(target)
     if Path(target).name == "bundle":
         raise BundleError(f"{target}: no such folder", "Name a bundle folder, or a recipe that was run.")
@@ -642,6 +716,11 @@ def _bundle_of(target: str, runs: Path) -> Path:
     if len(found) > 1:
         raise UsageError(f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found)))
     return found[0]
+
+
+def _refuse_file(bundle: Path) -> None:
+    if not bundle.is_dir():
+        raise UsageError(f"{bundle}: a device of --target takes a bundle", "Measure the file here, without --target.")
 
 
 def _device_side(verb: str, bundle: Path, arguments: list[Any], output: Path | None, as_json: bool) -> None:

@@ -32,6 +32,13 @@ PACKAGES = (
     ("onnxruntime", "onnxruntime", "ONNX engine", "pip install 'edgefold[onnxruntime]'"),
     ("openvino", "openvino", "a second ONNX engine", "pip install 'edgefold[openvino]'"),
     ("tensorrt_rtx", "tensorrt-rtx", "TensorRT engines", "pip install 'edgefold[rtx]'"),
+    (
+        "tensorrt",
+        "tensorrt",
+        "TensorRT engines of the GPU at hand",
+        "pip install 'edgefold[tensorrt]', or NVIDIA's own",
+    ),
+    ("cuda", "cuda-python", "running TensorRT engines", "pip install cuda-python, or a torch with CUDA"),
 )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from compress.kinds import Spec
 from export.parity import GATES, Gate
+from runtime.manifest import EngineRequest
 
 
 class FormatSpec(Spec):
-    """A form. students: which ones it is for."""
+    """A form. students: which ones it is for: `quantized` are those of stages with `quantize`, `real` all other."""
 
-    students: ClassVar[Literal["any", "binary", "real"]] = "any"
+    students: ClassVar[Literal["any", "binary", "real", "quantized"]] = "any"
 
 
 class OnnxSpec(FormatSpec):
@@ -85,6 +87,66 @@ class Int8CpuSpec(Int8Spec):
     kind = "int8_cpu"
 
 
+class Int4Spec(FormatSpec):
+    """A quantised student with weights of 4 bits and fewer as tensors of 4 bits, half as large as in `onnx`; opset 21.
+
+    TensorRT refuses it: it takes weights of 4 bits for no convolution.
+    """
+
+    kind = "int4"
+    students = "quantized"
+
+
+class QonnxSpec(FormatSpec):
+    """A quantised student as QONNX, for FPGA flows; any ONNX Runtime runs it too, in float."""
+
+    kind = "qonnx"
+    students = "quantized"
+
+
+if TYPE_CHECKING:
+    _OfFormat = FormatSpec
+else:  # `from` is a word of Python's own, so no class body can declare it
+    _OfFormat = create_model(
+        "_OfFormat", __base__=FormatSpec, **{"from": (Literal["onnx", "fp16", "int8", "bf16"], "onnx")}
+    )
+
+
+class TensorrtSpec(_OfFormat):
+    """A TensorRT engine of another format (`from`), which says its precision; may be listed several times.
+
+    capabilities: the GPUs to build for, as in `sm86` (TensorRT-RTX only); none is every GPU that RTX serves or, for
+    TensorRT, the one at hand. workspace: MiB that a layer may take. profiles: batch sizes, each list a profile of its
+    own, tuned for its middle one; none are those of `batch_sizes`. via: `torch` goes from the trained model by
+    torch-tensorrt, in float32 and without ONNX, to an ExportedProgram beside the bundle. Where no engine can be built
+    the bundle keeps the request, for `edgefold export engine BUNDLE` on the device.
+    """
+
+    kind = "tensorrt"
+    students = "real"
+
+    capabilities: tuple[Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$")], ...] = ()
+    module: Literal["tensorrt", "tensorrt_rtx"] | None = None
+    workspace: int | None = Field(None, ge=1, le=1 << 20)
+    profiles: tuple[Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)], ...] = ()
+    via: Literal["onnx", "torch"] = "onnx"
+
+    @property
+    def source(self) -> str:
+        """Return the format that the engine is built of."""
+        return str(getattr(self, "from"))
+
+    @property
+    def request(self) -> EngineRequest:
+        """Return what the bundle keeps of it."""
+        return EngineRequest(self.source, self.capabilities, self.module, self.workspace, self.profiles)
+
+
+def engine_specs(formats: Sequence[FormatSpec]) -> list[TensorrtSpec]:
+    """Return the formats that are TensorRT engines."""
+    return [spec for spec in formats if isinstance(spec, TensorrtSpec)]
+
+
 FORMATS: dict[str, type[FormatSpec]] = {
     "onnx": OnnxSpec,
     "packed": PackedSpec,
@@ -92,4 +154,7 @@ FORMATS: dict[str, type[FormatSpec]] = {
     "bf16": Bf16Spec,
     "int8": Int8Spec,
     "int8_cpu": Int8CpuSpec,
+    "int4": Int4Spec,
+    "qonnx": QonnxSpec,
+    "tensorrt": TensorrtSpec,
 }

@@ -9,12 +9,23 @@ from typing import Any
 import numpy as np
 
 from compress.datasets.base import Split
-from compress.formats import Bf16Spec, FormatSpec, Fp16Spec, Int8CpuSpec, Int8Spec, PackedSpec
+from compress.formats import (
+    Bf16Spec,
+    FormatSpec,
+    Fp16Spec,
+    Int4Spec,
+    Int8CpuSpec,
+    Int8Spec,
+    PackedSpec,
+    QonnxSpec,
+)
 from export.bundle import OnnxForm
 from export.to_bf16 import bf16_from_onnx
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
 from export.to_packed import packed_from_onnx
+from export.to_qdq import qdq_from_onnx
+from export.to_qonnx import qonnx_from_onnx
 from export.verify import WANTED_ROWS
 
 JUDGED_ROWS = 1000  # training rows by which layers are kept in float; never test rows, which would be a choice by them
@@ -22,7 +33,7 @@ JUDGED_ROWS = 1000  # training rows by which layers are kept in float; never tes
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What forms are made of: the student as FP32 ONNX, its binary layers, and training rows.
+    """What forms are made of: the student as FP32 ONNX (grids as float arithmetic), its binary layers, training rows.
 
     notify: says what came of it.
     """
@@ -86,6 +97,14 @@ def _int8(spec: Int8Spec, source: Source) -> Made:
     return Made(OnnxForm(kind, made.model, spec.resolved_gate if spec.gate else None), made.to_json())
 
 
+def _int4(spec: Int4Spec, source: Source) -> Made:
+    return Made(OnnxForm("int4", qdq_from_onnx(source.model, int4=True)))
+
+
+def _qonnx(spec: QonnxSpec, source: Source) -> Made:
+    return Made(OnnxForm("qonnx", qonnx_from_onnx(source.model)))
+
+
 def calibration_rows(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of `rows` training rows to calibrate with and of others to judge by, of all where few are left.
 
@@ -102,4 +121,6 @@ _MAKERS: Mapping[str, Callable[[Any, Source], Made]] = {
     "bf16": _bf16,
     "int8": _int8,
     "int8_cpu": _int8,
+    "int4": _int4,
+    "qonnx": _qonnx,
 }

@@ -18,7 +18,7 @@ def labelled_rows(
     """
     if data is None:
         own = bundle.parent / "test_rows.npz"
-        yield own if own.exists() else None
+        yield own if bundle.is_dir() and own.exists() else None
     elif data.endswith(".npz"):
         yield Path(data)
     else:

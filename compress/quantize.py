@@ -81,7 +81,7 @@ def _layers_in_order(spec: ModelSpec, *, signature: InputSignature, outputs: int
     """Return the names of the layers that can be quantised, in the order in which they first run.
 
     A layer that pads with anything but zeros is none, nor is one of a class derived from PyTorch's: it may compute
-    something else.
+    something else. Nor is one of a frozen part, which stays as it was published.
     """
     with torch.device("meta"):
         model = spec.build(signature=signature, outputs=outputs).eval()
@@ -93,7 +93,8 @@ def _layers_in_order(spec: ModelSpec, *, signature: InputSignature, outputs: int
         finally:
             for handle in handles:
                 handle.remove()
-    return tuple(names[each] for each in ran if getattr(each, "padding_mode", "zeros") == "zeros")
+    fit = (each for each in ran if getattr(each, "padding_mode", "zeros") == "zeros" and each.weight.requires_grad)
+    return tuple(names[each] for each in fit)
 
 
 def _quantized(layer: nn.Module, weight_bits: int, input_bits: int) -> nn.Module:

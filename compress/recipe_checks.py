@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from compress.datasets import Declaration, declare
+from compress.formats import TensorrtSpec
 from compress.models import Shapes, has_binary_layers, shapes_of
 from compress.models.binary import BinarySpec
 from compress.objectives import Heads
@@ -105,10 +106,41 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
     if "onnx" not in kinds:
         message = f"{', '.join(kinds)} without onnx, which every machine can run"
         yield ("export", "formats"), message, f"Write `formats: [onnx, {', '.join(kinds)}]`."
-    if len(set(kinds)) < len(kinds):
+    others = [kind for kind in kinds if kind != "tensorrt"]
+    if len(set(others)) < len(others):
         yield ("export", "formats"), "a format stands twice", "Name each once."
+    yield from _engine_problems(recipe)
     if recipe.benchmark and not recipe.export:
         yield ("benchmark",), "there is nothing to benchmark without export", "Add `export: {stage: ...}`."
+
+
+def _engine_problems(recipe: Recipe) -> Iterator[Found]:
+    """Say which TensorRT engines cannot be built of what is exported."""
+    if recipe.export is None:
+        return
+    kinds = [each.kind for each in recipe.export.formats]
+    seen: set[tuple[str, str, str | None]] = set()
+    for i, spec in enumerate(recipe.export.formats):
+        if not isinstance(spec, TensorrtSpec):
+            continue
+        path: Path = ("export", "formats", i)
+        if spec.source not in kinds:
+            yield (*path, "from"), f"'{spec.source}' is not exported", f"Add {spec.source} to the formats."
+        if spec.via == "torch" and (spec.source != "onnx" or spec.module or len(spec.profiles) > 1):
+            remedy = "Leave from, module and further profiles out, or via."
+            yield (
+                (*path, "via"),
+                "torch-tensorrt takes the trained model, with one profile, by a TensorRT of its own",
+                remedy,
+            )
+        if spec.capabilities and (spec.module == "tensorrt" or spec.via == "torch"):
+            builder = "torch-tensorrt" if spec.via == "torch" else "tensorrt"
+            remedy = "Leave capabilities out, or module: tensorrt_rtx builds for others."
+            yield (*path, "capabilities"), f"{builder} builds for the GPU that it runs on", remedy
+        engines = {(spec.source, spec.via, capability) for capability in spec.capabilities or (None,)}
+        if seen & engines:
+            yield path, f"an engine of {spec.source} for the same GPU stands above", "Name each once."
+        seen |= engines
 
 
 def _expectation_problems(recipe: Recipe, expect: PublishedSpec) -> Iterator[Found]:
@@ -240,24 +272,33 @@ def _model_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iter
 def _format_problems(recipe: Recipe, name: str, declaration: Declaration) -> Iterator[Found]:
     if recipe.export is None or name != recipe.exported_stage:
         return
-    signature, model = declaration.signature, recipe.stages[name].model
-    binary_only, real_only = (
-        [each.kind for each in recipe.export.formats if each.students == students] for students in ("binary", "real")
+    signature, model, quantize = declaration.signature, recipe.stages[name].model, recipe.stages[name].quantize
+    binary_only, real_only, quantized_only = (
+        [each.kind for each in recipe.export.formats if each.students == students]
+        for students in ("binary", "real", "quantized")
     )
-    if signature is None or not (binary_only or real_only):
-        return
-    quantize = recipe.stages[name].quantize
     if quantize and real_only:
         yield (
             ("export", "formats"),
             f"{' and '.join(real_only)} would round once more what stage '{name}' was trained to round",
             "Leave it out: `onnx` of a quantised stage is INT8 already.",
         )
-    binary = has_binary_layers(model, signature=signature, outputs=2)
-    if binary and real_only:
+    if quantized_only and not quantize:
         yield (
             ("export", "formats"),
-            f"{' and '.join(real_only)} would round what signs are taken of, and {model.kind} of stage '{name}' has "
+            f"{' and '.join(quantized_only)} is for quantised students, and stage '{name}' has no quantize",
+            "Write `quantize: {weights: 4}` in the stage, or `int8` among the formats.",
+        )
+    if signature is None or not (binary_only or real_only):
+        return
+    binary = has_binary_layers(model, signature=signature, outputs=2)
+    if binary and "tensorrt" in real_only:
+        message = f"TensorRT has no operators of one bit, and {model.kind} of stage '{name}' has binary layers"
+        yield ("export", "formats"), message, "Write `formats: [onnx, packed]`."
+    if binary and (rounded := [kind for kind in real_only if kind != "tensorrt"]):
+        yield (
+            ("export", "formats"),
+            f"{' and '.join(rounded)} would round what signs are taken of, and {model.kind} of stage '{name}' has "
             "binary layers",
             "Write `formats: [onnx, packed]`: packed is smaller and equal to what was trained.",
         )

@@ -13,7 +13,7 @@ from compress.forms import record_file
 from compress.plan import Plan
 from compress.published import ExpectSpec
 from compress.units import milliseconds, size
-from compress.variant_run import VariantRun
+from compress.variant_run import VariantRun, on_the_device
 from runtime.accuracy import wilson_interval
 from runtime.bench import UNSTABLE
 
@@ -146,6 +146,22 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             engine=choice.label,
             quantization=first.result(record_file(format_name)),
             **_accuracy(tests),
+        )
+    for request in bundles[0].missing_engines:
+        yield Row(
+            name=f"{stage.name} · {request.in_words()}",
+            what="export",
+            variant=variant_name(first.plan),
+            settings=first.plan.variant.settings,
+            model=stage.spec.model.kind,
+            parameters=stage.parameters,
+            macs=stage.profile.total_macs,
+            teachers=stage.teachers,
+            agreement_with_teacher=None,
+            size_bytes=0,
+            parity="not run",
+            not_run=f"not built; {on_the_device(bundles[0])}",
+            **_accuracy([run.artifacts[stage.name].metrics["test"] for run in group]),
         )
 
 

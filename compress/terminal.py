@@ -231,7 +231,7 @@ def _cells(row: Row) -> list[str]:
         "" if row.not_run else f"{100 * row.mean:.2f}{spread} %",
         "" if row.not_run else f"{100 * row.low:.2f} – {100 * row.high:.2f}",
         "" if row.not_run or row.agreement_with_teacher is None else f"{100 * row.agreement_with_teacher:.2f} %",
-        size(row.size_bytes),
+        size(row.size_bytes) if row.size_bytes else "",
         milliseconds(row.p50_ms) + row.latency_note,
         milliseconds(row.p90_ms),
         row.parity or "",

@@ -11,20 +11,25 @@ import numpy as np
 
 from compress import provenance
 from compress.evaluate import predict
+from compress.formats import engine_specs
 from compress.forms import Source, form_of, record_file
 from compress.model_card import export_card
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
+from export.engines import FP32_GATE, add_engines, build_engines
 from export.fold import fold_logits
 from export.graph import DeployableGraph, Preprocess
 from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
+from export.to_qdq import qdq_from_onnx
+from export.to_tensorrt import tensorrt_module
+from export.to_torch_tensorrt import program_from_graph, torch_tensorrt_module
 from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError
-from runtime.files import file_atomically, write_json
+from runtime.errors import BundleError, ExportError, MissingExtraError
+from runtime.files import file_atomically, sha256_of_file, write_json
 from runtime.measure import FULL, QUICK
 from runtime.own_process import run_in_own_process
 from runtime.processes import Candidate, measured_in_turn
@@ -33,6 +38,7 @@ from runtime.runners.choice import DEFAULT, EngineChoice
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
 
+PROGRAM = "torch-tensorrt.pt2"  # beside the bundle: loading it may run what it brings
 SAMPLES = 256  # real inputs that travel with a bundle
 PARITY_VERSION = 2  # of parity.json; 2 added by_class and worst_rows
 PARITY_ROWS = 1000  # test rows that every format is compared on
@@ -48,6 +54,8 @@ class VariantRun(Stages):
                 self.train(only)
             elif self.plan.recipe.export is not None:
                 {"export": self.export, "verify": self.verify, "benchmark": self.benchmark}[step]()
+
+    _cannot_build = _asked_torch = False  # said once
 
     @property
     def bundle_path(self) -> Path:
@@ -65,8 +73,44 @@ class VariantRun(Stages):
         return bundle if bundle.recipe_key == self.plan.key else None
 
     def export(self) -> Bundle:
-        """Write the bundle, or reuse the one that is there."""
-        return self.bundle() or self._write_bundle()
+        """Write the bundle, or reuse the one that is there; build the engines that it lacks, where that can be done."""
+        bundle = self.bundle() or self._write_bundle()
+        self._compile_by_torch()
+        if not bundle.missing_engines or self._cannot_build:
+            return bundle
+        try:
+            for module in {request.module for request in bundle.missing_engines}:
+                tensorrt_module(module)
+        except (MissingExtraError, ExportError) as error:
+            self._cannot_build = True
+            self.notify(f"warning: no TensorRT engine is built: {error.message}. {on_the_device(bundle)}")
+            return bundle
+        return add_engines(bundle, build_engines(bundle, bundle.missing_engines, notify=self.notify))
+
+    def _compile_by_torch(self) -> None:
+        """Write the ExportedProgram that is asked for, where torch-tensorrt works; say so where it does not."""
+        export, path = self.plan.recipe.export, self.folder / PROGRAM
+        wanted = [spec for spec in engine_specs(export.formats if export else ()) if spec.via == "torch"]
+        if not wanted or self._asked_torch:
+            return
+        self._asked_torch = True
+        kept = self.result(f"{PROGRAM}.json")
+        if kept is not None and path.exists() and kept["sha256"] == sha256_of_file(path):
+            return
+        rows = self.dataset.test.inputs[: min(PARITY_ROWS, len(self.dataset.test))]
+        sizes = wanted[0].profiles[0] if wanted[0].profiles else open_bundle(self.bundle_path).batch_sizes
+        try:
+            torch_tensorrt_module()
+        except (MissingExtraError, ExportError) as error:
+            self.notify(f"warning: no {PROGRAM} is built: {error.message}. {error.remedy}")
+            return
+        compared = program_from_graph(
+            self._graph(), self.dataset.signature, path,
+            batch_sizes=sizes, rows=np.asarray(rows), gate=FP32_GATE, workspace_mib=wanted[0].workspace,
+        )  # fmt: skip
+        bundle = open_bundle(self.bundle_path)
+        result = {"format_version": 1, "bundle": _identity(bundle), "sha256": sha256_of_file(path)}
+        write_json(self.folder / f"{PROGRAM}.json", {**result, "comparison": compared.to_json()})
 
     def result(self, name: str) -> dict[str, Any] | None:
         """Return the content of a result file of this run (parity.json, ...), if it is of the bundle that is there."""
@@ -89,17 +133,22 @@ class VariantRun(Stages):
             if result is not None and (choice is None or _label(result) == choice.label)
         }
 
+    def _graph(self) -> DeployableGraph:
+        """Return what is deployed: the stage's model behind its preprocessing, in front of the fold."""
+        stage, export = self.plan.stage(self.plan.recipe.exported_stage), self.plan.recipe.export
+        return DeployableGraph(
+            Preprocess(self.dataset.signature, self.dataset.normalization),
+            self.model(stage.name).cpu(),
+            stage.heads.classes,
+            stage.heads.subclasses,
+            subclass_probabilities=export is not None and export.subclass_probabilities,
+        )
+
     def _write_bundle(self) -> Bundle:
         recipe, stage = self.plan.recipe, self.plan.stage(self.plan.recipe.exported_stage)
         export, dataset, artifact = recipe.export, self.dataset, self.artifacts[stage.name]
         assert export is not None  # run() and the command line look first
-        graph = DeployableGraph(
-            Preprocess(dataset.signature, dataset.normalization),
-            self.model(stage.name).cpu(),
-            stage.heads.classes,
-            stage.heads.subclasses,
-            subclass_probabilities=export.subclass_probabilities,
-        )
+        graph = self._graph()
         test = artifact.metrics["test"]
         metrics = {"test_accuracy": test["accuracy"], "test_rows": test["total"]}
         metadata = {
@@ -112,9 +161,12 @@ class VariantRun(Stages):
         }
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
-        onnx = portable_from_onnx(simulated, layers=layers) if layers else simulated
         source = Source(simulated, layers, dataset.train, self.notify)
-        forms = [form_of(spec, source) for spec in export.formats if spec.kind != "onnx"]
+        if stage.spec.quantize:
+            onnx = qdq_from_onnx(simulated)
+        else:
+            onnx = portable_from_onnx(simulated, layers=layers) if layers else simulated
+        forms = [form_of(spec, source) for spec in export.formats if spec.kind not in ("onnx", "tensorrt")]
         write_bundle(
             self.bundle_path,
             name=self.plan.name,
@@ -127,6 +179,7 @@ class VariantRun(Stages):
             text=dataset.featuriser,
             table=dataset.columns,
             onnx=onnx,
+            precision="int8" if stage.spec.quantize else "fp32",
             forms=[each.form for each in forms],
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],
@@ -134,6 +187,7 @@ class VariantRun(Stages):
             logits=self._reference_logits()[rows],
             metrics=metrics,
             batch_sizes=export.batch_sizes,
+            engines=[spec.request for spec in engine_specs(export.formats) if spec.via == "onnx"],
             card=export_card(self, onnx, [each.form for each in forms]),
         )
         bundle = open_bundle(self.bundle_path)
@@ -157,11 +211,8 @@ class VariantRun(Stages):
         bundle = self.export()
         cases = self.cases()
         kept = self.result("parity.json")
-        # What could not be run may be run now: on another machine, or with another package.
-        if kept is not None and kept["passed"] and kept["format_version"] == PARITY_VERSION:
-            same = set(kept["formats"]) == {choice.key(name) for name, choice in cases}
-            if same and not any(form.get("not_run") for form in kept["formats"].values()):
-                return kept
+        if kept is not None and _still_holds(kept, cases):
+            return kept
         rows = slice(0, min(PARITY_ROWS, len(self.dataset.test)))
         test = self.dataset.test
         reports = verify_formats(
@@ -262,6 +313,22 @@ class VariantRun(Stages):
 def _identity(bundle: Bundle) -> dict[str, str]:
     """Return what a result file says of the bundle that it belongs to."""
     return {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum}
+
+
+def on_the_device(bundle: Bundle) -> str:
+    """Return how the engines that a bundle lacks are built where it will run."""
+    wanted = "; ".join(request.in_words() for request in bundle.missing_engines)
+    return f"The bundle keeps what is wanted ({wanted}): edgefold export engine {bundle.path}, on the device"
+
+
+def _still_holds(parity: Mapping[str, Any], cases: Sequence[tuple[str, EngineChoice]]) -> bool:
+    """Return whether a result of earlier is of these cases. What could not be run may be run now."""
+    return (
+        parity["passed"]
+        and parity["format_version"] == PARITY_VERSION
+        and set(parity["formats"]) == {choice.key(name) for name, choice in cases}
+        and not any(form.get("not_run") for form in parity["formats"].values())
+    )
 
 
 def _label(bench: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from runtime.bundle import MANIFEST, open_bundle, write_checksums
 from runtime.errors import BundleError, ExportError
 from runtime.featuriser import Featuriser
 from runtime.files import folder_atomically, json_text, write_atomically
-from runtime.manifest import FORMAT_VERSION
+from runtime.manifest import FORMAT_VERSION, EngineRequest
 from runtime.table import HashedColumns
 from runtime.tokens import FILE as TOKENIZER
 from runtime.tokens import Tokens
@@ -81,6 +81,7 @@ def write_bundle(
     text: Featuriser | None = None,
     table: HashedColumns | None = None,
     onnx: bytes,
+    precision: str = "fp32",
     forms: Sequence[OnnxForm] = (),
     inputs: np.ndarray,
     labels: np.ndarray,
@@ -88,23 +89,26 @@ def write_bundle(
     logits: np.ndarray,
     metrics: Mapping[str, float],
     batch_sizes: Sequence[int],
+    engines: Sequence[EngineRequest] = (),
     card: str = "",
 ) -> None:
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
     onnx: the serialised model of `export.to_onnx`, format `onnx`, precision fp32; of a binary student the one of
-    `export.to_portable`. forms: those of `export.to_packed`, `to_fp16`, `to_int8`, beside it.
+    `export.to_portable`, of a quantised one that of `export.to_qdq`, whose `precision` is int8. forms: those of
+    `export.to_packed`, `to_fp16`, `to_int8`, ..., beside it.
     inputs (N, *signature.shape), labels and row_ids (N,), logits (N, C): real rows with the logits of torch.
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
-    ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers. card:
-    what people are told of the model, as Markdown.
+    ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
+    engines: those to be built of the formats (`export.engines`), now or on the device.
+    card: what people are told of the model, as Markdown.
     Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
     """
     _check_names_and_metrics(class_names, metrics)
     _check_text(signature, text)
     _check_table(signature, table)
     model = _parsed_model(onnx, signature)
-    formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), "fp32")}
+    formats = {"onnx": _onnx_entry(model, MODEL, len(onnx), precision)}
     files = {MODEL: onnx}
     for form in forms:
         other = _parsed_model(form.model, signature)
@@ -123,6 +127,7 @@ def write_bundle(
         "outputs": _output_entries(model),
         "batch_sizes": [int(size) for size in batch_sizes],
         "formats": formats,
+        **({"engines": [each.to_json() for each in engines]} if engines else {}),
         "samples": SAMPLES,
         "labels": LABELS,
         "metrics": dict(metrics),

@@ -34,6 +34,8 @@ GATES: Mapping[str, Gate] = {
     "bf16": Gate(max_error_over_std=1e-1, top1_agreement=0.98, metric_drop_points=0.3),
     "int8": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
     "int8_cpu": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
+    "int4": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
+    "qonnx": Gate(max_error_over_std=3e-1, top1_agreement=0.97, metric_drop_points=1.0),
 }
 # Both of two logits may be off by as much as two engines of float32 differ: a row decided by less is a tie.
 TIE_OVER_STD = 2 * GATES["fp32"].max_error_over_std

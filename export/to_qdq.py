@@ -186,19 +186,18 @@ def levels_of(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)  # (channels, others)
     reach = np.abs(rows).max(axis=1)
-    relative = rows / np.where(reach > 0, reach, 1.0)[:, None]
     levels = np.zeros(rows.shape, np.int8)
     scales = np.ones(len(rows), np.float32)  # also of a channel of zeros, as TensorRT refuses a scale of 0
-    open_rows = reach > 0
+    left = np.flatnonzero(reach)
     for largest in range(1, LARGEST + 1):
-        scaled = relative * largest
-        fits = open_rows & (np.abs(scaled - np.rint(scaled)).max(axis=1) < TOLERANCE)
-        levels[fits] = np.rint(scaled[fits])
-        scales[fits] = reach[fits] / largest
-        open_rows &= ~fits
-    if open_rows.any():
+        scaled = rows[left] / reach[left, None] * largest
+        fits = np.abs(scaled - np.rint(scaled)).max(axis=1) < TOLERANCE
+        levels[left[fits]] = np.rint(scaled[fits])
+        scales[left[fits]] = reach[left[fits]] / largest
+        left = left[~fits]
+    if len(left):
         raise ExportError(
-            f"{int(open_rows.sum())} of {len(rows)} channels have weights on no grid of 8 bits",
+            f"{len(left)} of {len(rows)} channels have weights on no grid of 8 bits",
             remedy="Export the stage as it was trained; what scales weights must scale a whole output channel.",
         )
     shape = (weight.shape[axis], *(size for place, size in enumerate(weight.shape) if place != axis))

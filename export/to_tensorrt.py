@@ -88,7 +88,7 @@ def engine_from_onnx(
     Raises ExportError with everything that TensorRT reported, MissingExtraError where there is no TensorRT, BundleError
     where the model is not whole.
     """
-    sizes = [_profile_sizes(each) for each in (batch_sizes, *further_profiles)]
+    sizes = [profile_sizes(each) for each in (batch_sizes, *further_profiles)]
     require_buildable(model, origin=origin, most_bytes=most_bytes)
     trt = tensorrt_module(module or (RTX if compute_capability else None))
     log = _collecting_log(trt)
@@ -193,7 +193,8 @@ def tensorrt_module(name: str | None = None) -> ModuleType:
     )
 
 
-def _profile_sizes(batch_sizes: Sequence[int]) -> tuple[int, int, int]:
+def profile_sizes(batch_sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Return the smallest batch, the one in the middle, and the largest. Raises ExportError where there is none."""
     sizes = sorted(batch_sizes)
     if not sizes or sizes[0] < 1:
         raise ExportError(f"batch sizes are {list(batch_sizes)}; expected at least one, all positive")

@@ -28,7 +28,15 @@ from export.parity import (
     worst_rows,
 )
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, DeviceError, ExportError, GateError, MissingExtraError, UsageError
+from runtime.errors import (
+    BundleError,
+    DeviceError,
+    EdgefoldError,
+    ExportError,
+    GateError,
+    MissingExtraError,
+    UsageError,
+)
 from runtime.manifest import FormatFile
 from runtime.rows import shortened
 from runtime.runners import open_runner, runs_on
@@ -155,7 +163,8 @@ def verify_formats(
             reports.append(verify_format(bundle, format, *rows, bundle.batch_sizes, **options))
         except (DeviceError, MissingExtraError) as error:
             obstacles.append(error)
-            reports.append(NotRun(format, bundle.format(format).precision, error.message, choice))
+            reason = _reason(bundle, format, error)
+            reports.append(NotRun(format, bundle.format(format).precision, reason, choice))
     if len(obstacles) == len(reports):
         raise obstacles[0]
     return reports
@@ -277,13 +286,18 @@ def _open(bundle: Bundle, format: str, threads: int, choice: EngineChoice) -> It
     try:
         opened = open_runner(bundle, format=format, threads=threads, choice=choice)
     except DeviceError as error:
-        if format != "bf16":
+        if format != "bf16" or choice.label:
             raise
         from export.widened import WidenedRunner  # needs onnx
 
-        opened, not_run = WidenedRunner(bundle, format, threads=threads), error.message
+        opened, not_run = WidenedRunner(bundle, format, threads=threads), _reason(bundle, format, error)
     with opened as runner:
         yield runner, not_run
+
+
+def _reason(bundle: Bundle, format: str, error: EdgefoldError) -> str:
+    """Return what an error says, without the path of the file that it is about: results travel."""
+    return error.message.removeprefix(f"{bundle.file_of(format)}: ")
 
 
 def _cuts(runner: Runner, count: int, batch_size: int) -> list[np.ndarray]:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import EdgefoldError, UsageError
 
 if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+    from runtime.processes import Candidate
     from runtime.runners.choice import EngineChoice
 
 INTERRUPTED = 130
+DEFAULT_FORMAT = "onnx"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,20 +48,19 @@ def bench(options: argparse.Namespace) -> None:
     from runtime import display
 
     _check_output(options.output)
-    formats = options.format or ["onnx"]
-    documents = _measured(options, formats)
-    document = documents[0] if len(formats) == 1 else {"kind": "benches", "results": documents}
+    documents = _measured(options)
+    document = documents[0] if len(documents) == 1 else {"kind": "benches", "results": documents}
     _finish(document, lambda: "\n\n".join(display.bench_text(each) for each in documents), options)
 
 
-def _measured(options: argparse.Namespace, formats: Sequence[str]) -> list[dict[str, Any]]:
+def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a document a format: measured in this process, or in several of their own."""
     import dataclasses
 
     from runtime import measure
     from runtime.bench import benchmark
-    from runtime.bundle import open_bundle
-    from runtime.processes import Candidate, measured_in_turn
+    from runtime.processes import measured_in_turn
+    from runtime.rows import check_rows, read_rows
     from runtime.runners import BEST
 
     given = {"seconds": options.seconds, "calls": options.calls, "processes": options.processes}
@@ -66,40 +68,69 @@ def _measured(options: argparse.Namespace, formats: Sequence[str]) -> list[dict[
         measure.QUICK if options.quick else measure.FULL,
         **{name: value for name, value in given.items() if value is not None},
     )
-    bundle = open_bundle(options.bundle)
+    # All that can be wrong with what was given is found here, and not by the first process after a line of progress.
+    bundle = _opened(options)
+    formats = options.format or [_default_format(bundle)]
     for each in formats:
         if each != BEST:
-            bundle.format(each)  # or it is refused by the first process, after a line of progress
+            bundle.format(each)
+    rows = None
+    if options.data is not None:
+        rows = read_rows(options.data)
+        check_rows(rows, bundle, str(options.data))
     if plan.processes > 1 or len(formats) > 1:
-        shared = [f"--threads={options.threads}", f"--batch={options.batch}"]
-        shared += [f"--{name}={value}" for name, value in _choice(options).to_json().items()]
-        candidates = [Candidate(bundle.path, (f"--format={each}", *shared)) for each in formats]
-        return measured_in_turn(candidates, plan, say=_progress)
+        return measured_in_turn([_candidate(options, each) for each in formats], plan, say=_progress)
     result = benchmark(
         bundle,
         format=formats[0],
+        rows=rows,
         threads=options.threads,
         batch=options.batch,
         choice=_choice(options),
+        on_gpu=_on_gpu(options),
         plan=plan,
         progress=_progress,
     )
     return [result.to_json()]
 
 
+def _candidate(options: argparse.Namespace, format: str) -> Candidate:
+    """Return what a process of its own is told to measure."""
+    from runtime.processes import Candidate
+
+    words = [f"--format={format}", f"--threads={options.threads}", f"--batch={options.batch}"]
+    words += [f"--{name}={value}" for name, value in _choice(options).to_json().items()]
+    words += [f"--shape={shape}" for shape in options.shape or ()]
+    words += [f"--max-size={options.max_size}"]
+    words += [f"--data={options.data.resolve()}"] if options.data is not None else []
+    words += ["--cuda-graph"] if options.cuda_graph else []
+    words += ["--without-copies"] if options.without_copies else []
+    return Candidate(options.bundle, tuple(words))
+
+
+def _on_gpu(options: argparse.Namespace) -> dict[str, bool]:
+    """Return the options of a TensorRT engine that were given; none for the other engines."""
+    given = {"copies": False} if options.without_copies else {}
+    return {**given, "cuda_graph": True} if options.cuda_graph else given
+
+
 def accuracy(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.accuracy import evaluate, read_reference, reference_from_logits
-    from runtime.bundle import open_bundle
     from runtime.rows import read_rows
     from runtime.runners import open_runner
 
     _check_output(options.output)
-    bundle = open_bundle(options.bundle)
+    bundle = _opened(options)
+    if options.data is None and not bundle.samples_file:
+        raise UsageError(
+            f"{options.bundle}: a model without a bundle has no labelled rows",
+            remedy="Give them: --data ROWS.npz with inputs, labels, row_ids (numpy.savez).",
+        )
     rows = bundle.samples() if options.data is None else read_rows(options.data)
     rows = rows if options.limit is None else rows.first(options.limit)
     reference = reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
-    with open_runner(bundle, options.format, options.threads, _choice(options)) as runner:
+    with open_runner(bundle, _format(bundle, options), options.threads, _choice(options)) as runner:
         _note(runner.notes)
         result = evaluate(
             runner,
@@ -128,7 +159,7 @@ def classify(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     featuriser_of(bundle)  # or it is refused before texts are waited for
     texts = [text for given in options.texts for text in (_lines_of_stdin() if given == "-" else [given])]
-    with open_runner(bundle, options.format, options.threads, _choice(options)) as runner:
+    with open_runner(bundle, _format(bundle, options), options.threads, _choice(options)) as runner:
         _note(runner.notes)
         classified = classify(runner, texts)
     _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
@@ -139,6 +170,28 @@ def ops(options: argparse.Namespace) -> None:
 
     document = {"kind": "ops", "library": str(library_path()), "instruction_set": instruction_set()}
     _finish(document, lambda: f"{document['library']}\n{document['instruction_set']}", options)
+
+
+def _opened(options: argparse.Namespace) -> Bundle:
+    """Open a bundle's folder, or an ONNX file without one."""
+    from runtime.bare_model import is_bare_model, open_model, shape_from_text
+    from runtime.bundle import open_bundle
+
+    if is_bare_model(options.bundle):
+        shapes = dict(map(shape_from_text, options.shape or ()))
+        return open_model(options.bundle, shapes, most_bytes=options.max_size << 20)
+    if options.shape:
+        raise UsageError(f"--shape is for an ONNX file; {options.bundle} says its shapes itself")
+    return open_bundle(options.bundle)
+
+
+def _format(bundle: Bundle, options: argparse.Namespace) -> str:
+    return str(options.format or _default_format(bundle))
+
+
+def _default_format(bundle: Bundle) -> str:
+    """Return what every bundle has, or the only format of a file."""
+    return DEFAULT_FORMAT if bundle.samples_file else next(iter(bundle.formats))
 
 
 def _choice(options: argparse.Namespace) -> EngineChoice:
@@ -192,6 +245,9 @@ def _failed(message: str, exit_code: int, options: argparse.Namespace) -> int:
     return exit_code
 
 
+_OR_A_FILE = "the bundle folder, which holds manifest.json, or the ONNX file of any classifier"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime",
@@ -213,9 +269,14 @@ def _add_bench(verbs: Any) -> None:
         verbs,
         bench,
         "Measure latency: percentiles with their bounds, throughput, cold start, and the machine's state.",
-        "python -m runtime bench bundle --threads 4 --batch 1 --output bench.json",
+        "python -m runtime bench bundle --threads 4 --batch 1 --output bench.json\n"
+        "  python -m runtime bench mine.onnx --shape input=1x3x224x224",
+        target=_OR_A_FILE,
     )
     _add_engine_options(verb, batch=1, several=True)
+    verb.add_argument(
+        "--data", type=Path, metavar="ROWS.npz", help="inputs, labels, row_ids to measure with (default: samples)"
+    )
     verb.add_argument("--quick", action="store_true", help="measure for 3 s and not 10 s; the result says so")
     verb.add_argument(
         "--processes",
@@ -225,6 +286,10 @@ def _add_bench(verbs: Any) -> None:
     )
     verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
     verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
+    verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")
+    verb.add_argument(
+        "--without-copies", action="store_true", help="of a TensorRT engine: do not time copies from and to the host"
+    )
     _add_output_options(verb, "bench.json")
 
 
@@ -234,6 +299,7 @@ def _add_accuracy(verbs: Any) -> None:
         accuracy,
         "Measure accuracy on labelled rows, with its 95 % interval, confusions, and every prediction.",
         "python -m runtime accuracy bundle --data rows.npz --output accuracy.json",
+        target=_OR_A_FILE,
     )
     _add_engine_options(verb, batch=256)
     verb.add_argument(
@@ -296,6 +362,7 @@ def _add_verb(
     example: str,
     *,
     takes_bundle: bool = True,
+    target: str = "the bundle folder: it holds manifest.json",
 ) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         function.__name__,
@@ -306,16 +373,16 @@ def _add_verb(
     )
     verb.set_defaults(verb=function)
     if takes_bundle:
-        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle folder: it holds manifest.json")
+        verb.add_argument("bundle", type=Path, metavar="BUNDLE", help=target)
     return verb
 
 
 def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = False) -> None:
-    form = "form of the model to run, or best for the fastest that runs here (default: onnx)"
+    form = f"form of the model to run, or best for the fastest that runs here (default: {DEFAULT_FORMAT})"
     if several:
         verb.add_argument("--format", action="append", help=f"{form}; several are measured in turn, process by process")
     else:
-        verb.add_argument("--format", default="onnx", help=form)
+        verb.add_argument("--format", help=form)
     verb.add_argument(
         "--threads",
         type=_positive,
@@ -338,6 +405,19 @@ def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = Fa
 
 def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int, several: bool = False) -> None:
     _add_format_and_threads(verb, several=several)
+    verb.add_argument(
+        "--shape",
+        action="append",
+        metavar="NAME=1x3x224x224",
+        help="of an ONNX file: sizes that it leaves open, of an input or output by name; may be repeated",
+    )
+    verb.add_argument(
+        "--max-size",
+        type=_positive,
+        default=2048,
+        metavar="MIB",
+        help="of an ONNX file: the largest that is read (default: %(default)s, the most that ONNX can hold)",
+    )
     verb.add_argument(
         "--batch", type=_positive, default=batch, metavar="N", help="rows per call (default: %(default)s)"
     )

@@ -52,11 +52,13 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class AccuracyResult:
-    """`predictions` maps row id to predicted class; `confusion` int64 (C, C) has labels in rows."""
+    """`predictions` maps row id to predicted class; `confusion` int64 (C, C) has labels in rows.
+
+    `identity` says of which model it is, for the document.
+    """
 
     bundle: str
-    recipe_key: str
-    checksum: str
+    identity: Mapping[str, Any]
     format: str
     engine: str
     engine_version: str
@@ -86,7 +88,7 @@ class AccuracyResult:
         document: dict[str, Any] = {
             "kind": "accuracy",
             "schema_version": SCHEMA_VERSION,
-            "bundle": {"name": self.bundle, "recipe_key": self.recipe_key, "checksum": self.checksum},
+            **self.identity,
             "format": self.format,
             "engine": {
                 "name": self.engine,
@@ -117,7 +119,7 @@ def evaluate(
     origin: str = "rows",
     progress: Callable[[str], None] | None = None,
 ) -> AccuracyResult:
-    """Run all `rows` through `runner`, `batch` at a time (the last batch may be smaller).
+    """Run all `rows` through `runner`, `batch` at a time (the last batch may be smaller) or as many as it takes.
 
     `reference` maps row id to the class that another model predicted. `origin` is what error messages call
     the rows. Raises DataError for rows that do not fit the bundle or the reference, EngineError for logits
@@ -126,6 +128,7 @@ def evaluate(
     if batch < 1:
         raise UsageError(f"batch is {batch}, expected at least 1")
     bundle = runner.bundle
+    batch = bundle.fixed_batch or batch
     check_rows(rows, bundle, origin)
     _check_reference(rows, reference, origin)
     predicted = _predict(runner, rows, batch, progress or (lambda line: None))
@@ -135,8 +138,7 @@ def evaluate(
     predictions = dict(zip(rows.row_ids.tolist(), predicted.tolist(), strict=True))
     return AccuracyResult(
         bundle=bundle.name,
-        recipe_key=bundle.recipe_key,
-        checksum=bundle.checksum,
+        identity=bundle.identity,
         format=runner.format,
         engine=runner.engine,
         engine_version=runner.version,
@@ -212,7 +214,10 @@ def _predict(runner: Runner, rows: Rows, batch: int, say: Callable[[str], None])
     said = 0
     for start in range(0, len(rows), batch):
         stop = min(start + batch, len(rows))
-        logits = runner.infer(shortened(rows.inputs[start:stop], runner.bundle))
+        inputs = shortened(rows.inputs[start:stop], runner.bundle)
+        if not runner.takes_batch(len(inputs)):  # the last rows, filled up with themselves
+            inputs = inputs[np.arange(batch) % len(inputs)]
+        logits = runner.infer(inputs)[: stop - start]
         wrong = ~np.isfinite(logits).all(axis=1)
         if wrong.any():
             raise EngineError(

@@ -99,11 +99,13 @@ class ProcessRecord:
 
 @dataclass(frozen=True, eq=False)
 class BenchResult:
-    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took."""
+    """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took.
+
+    `identity` says of which model it is, for the document.
+    """
 
     bundle: str
-    recipe_key: str
-    checksum: str
+    identity: Mapping[str, Any]
     format: str
     precision: str
     size_bytes: int
@@ -130,7 +132,7 @@ class BenchResult:
         return {
             "kind": "bench",
             "schema_version": SCHEMA_VERSION,
-            "bundle": {"name": self.bundle, "recipe_key": self.recipe_key, "checksum": self.checksum},
+            **self.identity,
             "format": self.format,
             "precision": self.precision,
             "size_bytes": self.size_bytes,
@@ -157,18 +159,21 @@ def benchmark(
     threads: int = 1,
     batch: int = 1,
     choice: EngineChoice = DEFAULT,
+    on_gpu: Mapping[str, bool] | None = None,
     plan: BenchPlan = FULL,
+    rows: Rows | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BenchResult:
-    """Load the model of `format`, warm it up and measure it with `batch` rows a call.
+    """Load the model of `format`, warm it up and measure it with `batch` rows a call; on_gpu as in `open_runner`.
 
+    rows: the inputs; the bundle's samples if left out.
     Raises what `open_runner` raises, and EngineError where a call fails.
     """
     if batch < 1:
         raise UsageError(f"batch is {batch}, expected at least 1")
     say = progress or (lambda line: None)
-    samples = bundle.samples()
-    with open_runner(bundle, format, threads, choice) as runner:
+    samples = bundle.samples() if rows is None else rows
+    with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(
             runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
@@ -194,8 +199,7 @@ def benchmark(
     )
     return BenchResult(
         bundle=bundle.name,
-        recipe_key=bundle.recipe_key,
-        checksum=bundle.checksum,
+        identity=bundle.identity,
         format=runner.format,
         precision=runner.file.precision,
         size_bytes=runner.file.size_bytes,
@@ -210,7 +214,11 @@ def benchmark(
         load_before=before,
         load_after=after,
         process=process,
-        notes=(*runner.notes, *_notes(bundle, batch, threads, warm, latency, environment, before, after)),
+        notes=(
+            *runner.notes,
+            *bundle.notes(made_up=rows is None),
+            *_notes(bundle, batch, threads, warm, latency, environment, before, after),
+        ),
         samples_ns=samples_ns,
     )
 
@@ -257,7 +265,7 @@ def _notes(
     busy = before.load_average[0] if before.load_average else 0.0
     if environment.logical_cores and busy > environment.logical_cores:
         notes.append(f"{UNSTABLE}: the machine was busy: load average {busy:.1f} on {environment.logical_cores} cores")
-    if batch not in bundle.batch_sizes:
+    if bundle.batch_sizes and batch not in bundle.batch_sizes:
         verified = ", ".join(map(str, bundle.batch_sizes))
         notes.append(f"batch {batch} was not verified at export (verified: {verified})")
     for name, what in (

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import BundleError, DataError, UsageError
 from runtime.files import sha256_of_bytes, sha256_of_file, write_atomically
@@ -36,16 +36,32 @@ _COPY_AGAIN = "Copy the bundle again from where it was made, or export it again.
 class Bundle(Manifest):
     """An opened, checked bundle: its manifest, and where it lies.
 
-    `checksums` maps each relative path to its sha256 (hex).
+    `checksums` maps each relative path to its sha256 (hex). `fixed_batch`: the only number of rows that the model takes
+    at once, where there is one; never in a bundle, only in a model without one (`runtime.bare_model`).
     """
 
     path: Path
     checksums: Mapping[str, str]
+    fixed_batch: int | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a result says of the model that it is about."""
+        return {"bundle": {"name": self.name, "recipe_key": self.recipe_key, "checksum": self.checksum}}
+
+    @property
+    def described_in(self) -> str:
+        """Where the shapes come from that an engine's own are compared with."""
+        return MANIFEST
 
     @property
     def checksum(self) -> str:
         """sha256 of the checksum list as it was when the bundle was opened: one name for its content."""
         return sha256_of_bytes(_checksum_lines(self.checksums).encode())
+
+    def notes(self, *, made_up: bool) -> tuple[str, ...]:
+        """What limits a measurement of this model; made_up: with its own samples as inputs, as far as they are none."""
+        return ()
 
     def format(self, name: str) -> FormatFile:
         """Return the entry of format `name`. Raises UsageError with the formats that there are."""

@@ -66,7 +66,7 @@ def document_of(runner: Runner, classified: Sequence[Classified]) -> dict[str, A
     return {
         "kind": "classify",
         "schema_version": SCHEMA_VERSION,
-        "bundle": {"name": bundle.name, "recipe_key": bundle.recipe_key, "checksum": bundle.checksum},
+        **bundle.identity,
         "format": runner.format,
         "engine": {"name": runner.engine, "version": runner.version, "threads": runner.threads},
         "class_names": list(bundle.class_names),

@@ -28,7 +28,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
         return f"{ms:.2f} ms"
 
     title = (
-        f"{result['bundle']['name']}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
+        f"{_model_name(result)}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
         f"{_engine(engine['name'], engine['version'], engine['chosen'])}, {_count(engine['threads'], 'thread')}, "
         f"batch {result['batch']}{' (QUICK measurement)' if result['quick'] else ''}"
     )
@@ -104,6 +104,11 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         "verified batches": ", ".join(map(str, bundle.batch_sizes)),
         **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},
     }
+
+
+def _model_name(result: Mapping[str, Any]) -> str:
+    """Return the name of a result's bundle, or of the file where it is no bundle's."""
+    return str(result["bundle"]["name"] if result["bundle"] else result["model"]["file"])
 
 
 def _engine(name: str, version: str, choice: Mapping[str, Any]) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.bundle import MANIFEST, Bundle, open_bundle
+from runtime.engine_file import engine_file_from_json
 from runtime.errors import BundleError
 from runtime.files import sha256_of_bytes, sha256_of_file
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
@@ -51,7 +52,8 @@ class InspectedModel:
 class Inspected:
     """One of four: a bundle with its models, an ONNX file, an engine's description, a stage's record.
 
-    home: the bundle that a file lies in, and `format` what it is there. description: the engine's or the stage's.
+    home: the bundle that a file lies in, and `format` what it is there. engine, stage: what describes it. engines: the
+    same of a bundle's engines, by format.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Inspected:
     format: str = ""
     engine: Mapping[str, Any] | None = None
     stage: Mapping[str, Any] | None = None
+    engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
@@ -71,6 +74,7 @@ class Inspected:
         if self.bundle is not None:
             document["checksum"] = self.bundle.checksum
             document["manifest"] = json.loads(self.bundle.read_bytes(MANIFEST))
+            document["engines"] = {name: dict(engine) for name, engine in self.engines.items()}
         if self.home is not None:
             document |= {"bundle": self.home.name, "format": self.format, "checksum": self.home.checksum}
         if self.engine is not None:
@@ -101,7 +105,12 @@ def _bundle(path: Path) -> Inspected:
     bundle = open_bundle(path)
     onnx = {name: entry.file for name, entry in bundle.formats.items() if entry.file.endswith(".onnx")}
     models = {name: _model(bundle.path / file, bundle) for name, file in onnx.items()}
-    return Inspected(path, models, bundle=bundle)
+    engines = {
+        name: engine_file_from_json(bundle.read_bytes(entry.description), str(path / entry.description)).to_json()
+        for name, entry in bundle.formats.items()
+        if entry.description is not None
+    }
+    return Inspected(path, models, bundle=bundle, engines=engines)
 
 
 def _model(path: Path, home: Bundle | None) -> InspectedModel:

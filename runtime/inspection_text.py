@@ -23,6 +23,10 @@ def inspected_text(found: Inspected) -> str:
             lines += ["", f"{name}: {entry.file}, {entry.precision}, {entry.size_bytes:,} bytes"]
             if name in found.models:
                 lines += _indented(_model_facts(found.models[name]))
+            if name in found.engines:
+                lines += _indented(_engine_facts(found.engines[name]))
+        for request in found.bundle.missing_engines:
+            lines += ["", f"not built: {request.in_words()} (on the device: edgefold export engine {found.path})"]
     else:
         if found.home is not None:
             lines += pairs(

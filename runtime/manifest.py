@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from runtime.errors import BundleError, UsageError
@@ -57,7 +57,8 @@ class FormatFile:
     """One deployable form: its file in the bundle. `opset` and `ir_version` are those of an ONNX file.
 
     gate: what it may differ by from the model that was trained (`export.parity.Gate`), where that is not its
-    precision's own.
+    precision's own. source: of a TensorRT engine, the format that it was built of. capability: the GPU that it was
+    built for, where that is one.
     """
 
     file: str
@@ -66,11 +67,49 @@ class FormatFile:
     opset: int | None = None
     ir_version: int | None = None
     gate: Mapping[str, float] | None = None
+    source: str | None = None
+    capability: str | None = None
+
+    @property
+    def description(self) -> str | None:
+        """Return the file that says what is known of an engine (`runtime.engine_file`); None of other forms."""
+        return f"{self.file}.json" if self.source is not None else None
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """A TensorRT engine that is wanted of a format of the bundle, built where its recipe ran or on the device.
+
+    source: the format, which says the precision. capabilities: the GPUs that TensorRT-RTX builds for, as in `sm86`;
+    none is every GPU that it serves and, for TensorRT, the one at hand. profiles: batch sizes, the smallest and the
+    largest of each being its bounds; none are the bundle's.
+    """
+
+    source: str = "onnx"
+    capabilities: tuple[str, ...] = ()
+    module: str | None = None
+    workspace_mib: int | None = None
+    profiles: tuple[tuple[int, ...], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "from": self.source,
+            "capabilities": list(self.capabilities),
+            "module": self.module,
+            "workspace_mib": self.workspace_mib,
+            "profiles": [list(sizes) for sizes in self.profiles],
+        }
+
+    def in_words(self) -> str:
+        return f"TensorRT engine of {self.source} for {', '.join(self.capabilities) or 'the GPU'}"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`text` makes the input of a text, `table` of a table's row; None where the model takes something else."""
+    """`text` makes the input of a text, `table` of a table's row; None where the model takes something else.
+
+    engines: TensorRT engines that are wanted; what is built of them is among the formats.
+    """
 
     name: str
     stage: str
@@ -82,6 +121,7 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     batch_sizes: tuple[int, ...]
     formats: Mapping[str, FormatFile]
+    engines: tuple[EngineRequest, ...]
     samples_file: str
     labels_file: str
     metrics: Mapping[str, float]
@@ -92,7 +132,19 @@ class Manifest:
     def files(self) -> tuple[str, ...]:
         """Every file that the manifest names, relative to the bundle."""
         carried = self.text.files if self.text else ()
-        return (*(form.file for form in self.formats.values()), self.samples_file, self.labels_file, *carried)
+        beside = (form.description for form in self.formats.values() if form.description)
+        return (*(form.file for form in self.formats.values()), *beside, self.samples_file, self.labels_file, *carried)
+
+    @property
+    def missing_engines(self) -> tuple[EngineRequest, ...]:
+        """Return the wanted engines that are not built, each for the GPUs that it is not built for."""
+        found = []
+        for request in self.engines:
+            built = {form.capability for form in self.formats.values() if form.source == request.source}
+            missing = tuple(each for each in request.capabilities if each not in built)
+            if missing or not (request.capabilities or built):
+                found.append(replace(request, capabilities=missing))
+        return tuple(found)
 
 
 def manifest_from_json(text: str, origin: str) -> Manifest:
@@ -119,6 +171,7 @@ def manifest_from_json(text: str, origin: str) -> Manifest:
         outputs=tuple(_tensor_spec(each) for each in fields.items("outputs")),
         batch_sizes=tuple(each.as_integer(least=1) for each in fields.items("batch_sizes")),
         formats={key: _format_file(each) for key, each in fields.entries("formats")},
+        engines=tuple(_engine_request(each) for each in fields.items("engines")) if fields.has("engines") else (),
         samples_file=fields.text("samples"),
         labels_file=fields.text("labels"),
         metrics={key: each.as_number() for key, each in fields.entries("metrics")},
@@ -153,6 +206,22 @@ def _format_file(fields: _Fields) -> FormatFile:
         opset=fields.integer("opset", least=1) if fields.has("opset") else None,
         ir_version=fields.integer("ir_version", least=1) if fields.has("ir_version") else None,
         gate={key: fields.child("gate").child(key).as_number() for key in GATE} if fields.has("gate") else None,
+        source=fields.text("source") if fields.has("source") else None,
+        capability=fields.text("capability") if fields.has("capability") else None,
+    )
+
+
+def _engine_request(fields: _Fields) -> EngineRequest:
+    def optional(key: str) -> _Fields | None:
+        return fields.child(key) if fields.has(key) and fields.child(key).value is not None else None
+
+    module, workspace = optional("module"), optional("workspace_mib")
+    return EngineRequest(
+        source=fields.text("from"),
+        capabilities=tuple(each.as_text() for each in fields.items("capabilities")),
+        module=module.as_text() if module else None,
+        workspace_mib=workspace.as_integer(least=1) if workspace else None,
+        profiles=tuple(tuple(size.as_integer(least=1) for size in each.as_list()) for each in fields.items("profiles")),
     )
 
 
@@ -225,10 +294,12 @@ class _Fields:
         return self.child(key).as_integer(least=least)
 
     def items(self, key: str) -> list[_Fields]:
-        child = self.child(key)
-        if not isinstance(child.value, list):
-            child.refuse("a list")
-        return [_Fields(each, self.origin, f"{child.path}[{i}]") for i, each in enumerate(child.value)]
+        return self.child(key).as_list()
+
+    def as_list(self) -> list[_Fields]:
+        if not isinstance(self.value, list):
+            self.refuse("a list")
+        return [_Fields(each, self.origin, f"{self.path}[{i}]") for i, each in enumerate(self.value)]
 
     def entries(self, key: str) -> list[tuple[str, _Fields]]:
         child = self.child(key)

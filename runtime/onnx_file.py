@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from runtime.errors import BundleError
+from runtime.wire import WireError, as_integer, as_message, as_text, fields_of
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 _UINT8 = 2  # TensorProto.DataType.UINT8
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -100,8 +100,8 @@ def operators_from_bytes(data: bytes, name: str) -> Operators:
     """Read the nodes of a model; `name` is what error messages call it. Raises BundleError."""
     try:
         return _operators(memoryview(data))
-    except _WireError as error:
-        raise _not_whole(name, error) from None
+    except WireError as error:
+        raise not_whole(name, error) from None
 
 
 def read_onnx_header(path: Path) -> OnnxHeader:
@@ -117,8 +117,8 @@ def onnx_header_from_bytes(data: bytes, name: str) -> OnnxHeader:
     """Read the header from a model's bytes; `name` is what error messages call it. Raises BundleError."""
     try:
         return _header(memoryview(data))
-    except _WireError as error:
-        raise _not_whole(name, error) from None
+    except WireError as error:
+        raise not_whole(name, error) from None
 
 
 def refuse_external_data(header: OnnxHeader, path: Path) -> None:
@@ -132,7 +132,7 @@ def refuse_external_data(header: OnnxHeader, path: Path) -> None:
     others = f", and {len(tensors) - 1} more" if len(tensors) > 1 else ""
     raise BundleError(
         f"{path}: tensor {tensor.name!r} wants its data from {tensor.location!r}, {where}{others}; "
-        "a bundle's model carries its weights inside",
+        "expected its weights inside the file",
         remedy="Save the model again without external data, and only load models whose origin you trust.",
     )
 
@@ -151,11 +151,8 @@ def _way_out(folder: Path, location: str) -> str:
     return "" if inside else "through a symlink"
 
 
-class _WireError(Exception):
-    pass
-
-
-def _not_whole(name: str, error: _WireError) -> BundleError:
+def not_whole(name: str, error: WireError) -> BundleError:
+    """Return the error of a file that cannot be read to its end."""
     return BundleError(f"{name}: not a whole ONNX model ({error})", remedy="Copy the file again, or export it again.")
 
 
@@ -164,16 +161,16 @@ def _header(model: memoryview) -> OnnxHeader:
     has_graph = False
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
-    for number, wire_type, value in _fields(model):
+    for number, wire_type, value in fields_of(model):
         if number == 1:
-            ir_version = _integer(wire_type, value)
+            ir_version = as_integer(wire_type, value)
         elif number == 7:
             has_graph = True
         elif number == 8:
-            domain, version = _operator_set(_message(wire_type, value))
+            domain, version = _operator_set(as_message(wire_type, value))
             opsets["" if domain == "ai.onnx" else domain] = version
         elif number == 14:
-            key, text = _string_pair(_message(wire_type, value))
+            key, text = _string_pair(as_message(wire_type, value))
             metadata[key] = text
     missing = [
         what
@@ -185,7 +182,7 @@ def _header(model: memoryview) -> OnnxHeader:
         if not present
     ]
     if missing:
-        raise _WireError(f"it lacks {' and '.join(missing)}")
+        raise WireError(f"it lacks {' and '.join(missing)}")
     return OnnxHeader(ir_version, opsets, metadata, tuple(_external_tensors(model)))
 
 
@@ -204,8 +201,8 @@ def _messages(model: memoryview) -> Iterator[tuple[str, memoryview]]:
         yield kind, message
         children = _CHILDREN.get(kind, {})
         found = [
-            (children[number], _message(wire_type, value))
-            for number, wire_type, value in _fields(message)
+            (children[number], as_message(wire_type, value))
+            for number, wire_type, value in fields_of(message)
             if number in children
         ]
         pending.extend(reversed(found))
@@ -213,15 +210,15 @@ def _messages(model: memoryview) -> Iterator[tuple[str, memoryview]]:
 
 def _external_tensor(tensor: memoryview) -> Iterator[ExternalTensor]:
     name, entries, external = "", {}, False
-    for number, wire_type, value in _fields(tensor):
+    for number, wire_type, value in fields_of(tensor):
         if number == 8:
-            name = _text(wire_type, value)
+            name = as_text(wire_type, value)
         elif number == 13:  # counted even if data_location denies it: honest exporters write both or neither
             external = True
-            key, text = _string_pair(_message(wire_type, value))
+            key, text = _string_pair(as_message(wire_type, value))
             entries[key] = text
         elif number == 14:
-            external = external or _integer(wire_type, value) == _EXTERNAL
+            external = external or as_integer(wire_type, value) == _EXTERNAL
     if external:
         yield ExternalTensor(name, entries.get("location", ""))
 
@@ -257,14 +254,14 @@ def _node(message: memoryview) -> tuple[Operator, dict[str, list[int | memoryvie
     """Return a node and its attributes that are an integer or a tensor, by name."""
     texts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""], 7: [""]}
     attributes: dict[str, list[int | memoryview]] = {}
-    for number, wire_type, value in _fields(message):
+    for number, wire_type, value in fields_of(message):
         if number in texts:
-            texts[number].append(_text(wire_type, value))
+            texts[number].append(as_text(wire_type, value))
         elif number == 5:
             name, values = "", []
-            for field, inner, content in _fields(_message(wire_type, value)):
+            for field, inner, content in fields_of(as_message(wire_type, value)):
                 if field == 1:
-                    name = _text(inner, content)
+                    name = as_text(inner, content)
                 elif field in (3, 5):
                     values.append(content)
             attributes[name] = values
@@ -272,80 +269,26 @@ def _node(message: memoryview) -> tuple[Operator, dict[str, list[int | memoryvie
 
 
 def _is_uint8(tensor: int | memoryview) -> bool:
-    return not isinstance(tensor, int) and any(number == 2 and value == _UINT8 for number, _, value in _fields(tensor))
+    return not isinstance(tensor, int) and any(field[0] == 2 and field[2] == _UINT8 for field in fields_of(tensor))
 
 
 def _tensor_name(tensor: memoryview) -> str:
-    return next((_text(wire_type, value) for number, wire_type, value in _fields(tensor) if number == 8), "")
+    return next((as_text(wire_type, value) for number, wire_type, value in fields_of(tensor) if number == 8), "")
 
 
 def _operator_set(message: memoryview) -> tuple[str, int]:
     domain, version = "", 0
-    for number, wire_type, value in _fields(message):
+    for number, wire_type, value in fields_of(message):
         if number == 1:
-            domain = _text(wire_type, value)
+            domain = as_text(wire_type, value)
         elif number == 2:
-            version = _integer(wire_type, value)
+            version = as_integer(wire_type, value)
     return domain, version
 
 
 def _string_pair(message: memoryview) -> tuple[str, str]:
     pair = {1: "", 2: ""}
-    for number, wire_type, value in _fields(message):
+    for number, wire_type, value in fields_of(message):
         if number in pair:
-            pair[number] = _text(wire_type, value)
+            pair[number] = as_text(wire_type, value)
     return pair[1], pair[2]
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Yield (field number, wire type, value): an int for a varint, a view of the bytes otherwise."""
-    at, end = 0, len(message)
-    while at < end:
-        key, at = _varint(message, at)
-        number, wire_type = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise _WireError(f"field number {number}")
-        if wire_type == VARINT:
-            integer, at = _varint(message, at)
-            yield number, wire_type, integer
-            continue
-        if wire_type == BYTES:
-            length, at = _varint(message, at)
-        elif wire_type in (FIXED64, FIXED32):
-            length = 8 if wire_type == FIXED64 else 4
-        else:  # groups, which ONNX never had, and the two unused types
-            raise _WireError(f"wire type {wire_type}")
-        if length > end - at:
-            raise _WireError(f"it ends {length - (end - at)} bytes too early")
-        yield number, wire_type, message[at : at + length]
-        at += length
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for index in range(10):  # 10 groups of 7 bits hold 64
-        if at >= len(message):
-            raise _WireError("it ends inside a number")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, at
-    raise _WireError("a number longer than 64 bits")
-
-
-def _integer(wire_type: int, value: int | memoryview) -> int:
-    if wire_type != VARINT or not isinstance(value, int):
-        raise _WireError("a field that should be a number is not")
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _message(wire_type: int, value: int | memoryview) -> memoryview:
-    if wire_type != BYTES or isinstance(value, int):
-        raise _WireError("a field that should be a message is not")
-    return value
-
-
-def _text(wire_type: int, value: int | memoryview) -> str:
-    # Text is only shown and compared, so undecodable bytes become a visible mark instead of an error.
-    return bytes(_message(wire_type, value)).decode("utf-8", errors="replace")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from runtime.onnx_file import _fields, _integer, _message, _not_whole, _text, _WireError, operators_from_bytes
+from runtime.onnx_file import not_whole, operators_from_bytes
+from runtime.wire import WireError, as_integer, as_message, as_text, fields_of
 
 # TensorProto.DataType of onnx.proto, by numpy's names where numpy has the type.
 _TYPES = (
@@ -45,8 +46,8 @@ def summary_from_bytes(data: bytes, name: str) -> GraphSummary:
     operators = Counter(node.kind if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.kind}" for node in nodes)
     try:
         return _summary(memoryview(data), dict(sorted(operators.items(), key=lambda each: (-each[1], each[0]))))
-    except _WireError as error:
-        raise _not_whole(name, error) from None
+    except WireError as error:
+        raise not_whole(name, error) from None
 
 
 def _summary(model: memoryview, operators: Mapping[str, int]) -> GraphSummary:
@@ -54,13 +55,13 @@ def _summary(model: memoryview, operators: Mapping[str, int]) -> GraphSummary:
     named: set[str] = set()
     values: dict[int, list[tuple[str, str, tuple[Axis, ...]]]] = {11: [], 12: []}
     for graph in _children(model, 7):
-        for number, wire_type, value in _fields(graph):
+        for number, wire_type, value in fields_of(graph):
             if number == 5:
-                tensor, dtype, count = _weight(_message(wire_type, value))
+                tensor, dtype, count = _weight(as_message(wire_type, value))
                 named.add(tensor)
                 weights[dtype] += count
             elif number in values:
-                values[number].append(_value(_message(wire_type, value)))
+                values[number].append(_value(as_message(wire_type, value)))
     # Up to IR 3 every weight is an input as well.
     inputs = tuple(each for each in values[11] if each[0] not in named)
     return GraphSummary(inputs, tuple(values[12]), operators, dict(weights.most_common()))
@@ -69,20 +70,20 @@ def _summary(model: memoryview, operators: Mapping[str, int]) -> GraphSummary:
 def _weight(tensor: memoryview) -> tuple[str, str, int]:
     """Return name, data type and count of numbers of a TensorProto."""
     name, kind, sizes = "", 0, []
-    for number, wire_type, value in _fields(tensor):
+    for number, wire_type, value in fields_of(tensor):
         if number == 1:
             sizes += _integers(wire_type, value)
         elif number == 2:
-            kind = _integer(wire_type, value)
+            kind = as_integer(wire_type, value)
         elif number == 8:
-            name = _text(wire_type, value)
+            name = as_text(wire_type, value)
     return name, _type(kind), prod(sizes)
 
 
 def _integers(wire_type: int, value: int | memoryview) -> list[int]:
     """Return the numbers of a repeated field, written one by one or packed."""
     if isinstance(value, int):
-        return [_integer(wire_type, value)]
+        return [as_integer(wire_type, value)]
     numbers, number, shift = [], 0, 0
     for byte in value:
         number |= (byte & 0x7F) << shift
@@ -96,32 +97,32 @@ def _integers(wire_type: int, value: int | memoryview) -> list[int]:
 def _value(info: memoryview) -> tuple[str, str, tuple[Axis, ...]]:
     """Return name, data type and axes of a ValueInfoProto."""
     name, kind, axes = "", 0, []
-    for number, wire_type, value in _fields(info):
+    for number, wire_type, value in fields_of(info):
         if number == 1:
-            name = _text(wire_type, value)
+            name = as_text(wire_type, value)
         elif number == 2:
-            for tensor in _children(_message(wire_type, value), 1):
-                for inner, inner_type, content in _fields(tensor):
+            for tensor in _children(as_message(wire_type, value), 1):
+                for inner, inner_type, content in fields_of(tensor):
                     if inner == 1:
-                        kind = _integer(inner_type, content)
+                        kind = as_integer(inner_type, content)
                     elif inner == 2:
-                        axes = [_axis(each) for each in _children(_message(inner_type, content), 1)]
+                        axes = [_axis(each) for each in _children(as_message(inner_type, content), 1)]
     return name, _type(kind), tuple(axes)
 
 
 def _axis(dimension: memoryview) -> Axis:
-    for number, wire_type, value in _fields(dimension):
+    for number, wire_type, value in fields_of(dimension):
         if number == 1:
-            return _integer(wire_type, value)
+            return as_integer(wire_type, value)
         if number == 2:
-            return _text(wire_type, value)
+            return as_text(wire_type, value)
     return "?"
 
 
 def _children(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    for number, wire_type, value in _fields(message):
+    for number, wire_type, value in fields_of(message):
         if number == wanted:
-            yield _message(wire_type, value)
+            yield as_message(wire_type, value)
 
 
 def _type(kind: int) -> str:

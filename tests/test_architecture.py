@@ -88,6 +88,7 @@ def test_edgefold_help_imports_nothing_heavy() -> None:
         "plan",
         "train",
         "export",
+        "export engine",
         "verify",
         "bench",
         "accuracy",
@@ -103,7 +104,7 @@ def test_every_verb_has_a_sentence_and_an_example(verb: str) -> None:
 
     from compress.cli import main
 
-    result = CliRunner().invoke(main, [verb, "--help"])
+    result = CliRunner().invoke(main, [*verb.split(), "--help"])
     assert result.exit_code == 0
     assert "Example:" in result.output
     assert f"edgefold {verb}" in result.output.split("Example:")[1]

@@ -31,10 +31,10 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_printed_command_parses(command: str) -> None:
-    verb, *arguments = shlex.split(command, comments=True)[1:]
-    subcommand = main.commands[verb]
     # With the group's settings: click keeps a command's help option once it has been made.
     parent = click.Context(main, **main.context_settings)
+    verb, subcommand, arguments = main.resolve_command(parent, shlex.split(command, comments=True)[1:])
+    assert subcommand is not None
     context = subcommand.make_context(verb, arguments, parent=parent)
     assert context.params
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.layers.norm import over_positions
-from compress.layers.steps import best_steps, snapped, some_values
+from compress.layers.steps import best_steps, snapped
 from runtime.errors import ExportError
 
 EIGHT_BITS = 8
@@ -136,7 +136,7 @@ class QuantLayer(nn.Module):
         highest = lowest + 2 * half - 1
         self.input_lowest.fill_(lowest)
         self._lowest = lowest
-        self.input_start.copy_(best_steps(some_values(x)[None], lowest=lowest, highest=highest)[0])
+        self.input_start.copy_(best_steps(x.reshape(1, -1), lowest=lowest, highest=highest)[0])
         levels = self.weight_highest
         self.weight_start.copy_(best_steps(self.weight.flatten(1), lowest=-levels, highest=levels))
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 # How many steps are tried, up to the one that reaches the largest value.
 CANDIDATES = 100
-# Values of a batch that a step is chosen by: more change it by less than a candidate.
-MOST_VALUES = 1 << 16
+# Values that a step is chosen by, of a tensor and at least of each of its rows: more would change it by less than one
+# of the candidates does.
+MOST_VALUES, LEAST_OF_A_ROW = 1 << 16, 1 << 10
 
 
 def snapped(x: Tensor, step: Tensor, growth: Tensor, *, lowest: int, highest: int, factor: Tensor) -> Tensor:
@@ -33,28 +34,32 @@ class _Snapped(torch.autograd.Function):
         scaled = x.float() / step
         rounded = scaled.round()
         levels = rounded.clamp(lowest, highest)
-        inside = rounded == levels
-        ctx.save_for_backward(inside, (levels - scaled * inside).to(x.dtype), step, factor)
+        beyond = rounded != levels
+        by_step = torch.where(beyond, levels, torch.sub(levels, scaled, out=rounded))
+        ctx.save_for_backward(beyond, by_step.to(x.dtype), step, factor)
         ctx.shape = growth.shape
-        return (levels * step).to(x.dtype)
+        return levels.mul_(step).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inside, by_step, step, factor = ctx.saved_tensors
+        beyond, by_step, step, factor = ctx.saved_tensors
         axes = tuple(range(1 if step.ndim else 0, gradient.ndim))
         of_steps = (gradient * by_step).sum(axes, dtype=torch.float32)
-        return gradient * inside, None, (of_steps * step.flatten() * factor).reshape(ctx.shape), None, None, None
+        of_growth = (of_steps * step.flatten() * factor).reshape(ctx.shape)
+        return gradient.masked_fill(beyond, 0), None, of_growth, None, None, None
 
 
 @torch.no_grad()
 def best_steps(x: Tensor, *, lowest: int, highest: int) -> Tensor:
     """Return the step (channels,) with the smallest squared error for each row of x (channels, values).
 
-    Of `CANDIDATES` the largest reaches the largest |x|; of equals the largest is taken. A row of zeros has 1.
+    Of `CANDIDATES` the largest reaches the largest |x|; of equals the largest is taken. A row of zeros has 1. Of many
+    values some are looked at, evenly spaced.
     """
-    x = x.float()
-    reach = x.abs().amax(1) / highest
+    reach = x.abs().amax(1).float() / highest
     reach = torch.where(reach > 0, reach, 1.0)
+    rows, values = x.shape
+    x = x[:, :: -(-values // max(MOST_VALUES // rows, LEAST_OF_A_ROW))].float()
     best, least = reach, torch.full_like(reach, torch.inf)
     for share in range(CANDIDATES, 0, -1):
         step = reach * (share / CANDIDATES)
@@ -62,9 +67,3 @@ def best_steps(x: Tensor, *, lowest: int, highest: int) -> Tensor:
         best = torch.where(error < least, step, best)
         least = torch.minimum(error, least)
     return best
-
-
-def some_values(x: Tensor) -> Tensor:
-    """Return at most `MOST_VALUES` of x, evenly spaced."""
-    flat = x.detach().flatten()
-    return flat[:: -(-flat.numel() // MOST_VALUES)]

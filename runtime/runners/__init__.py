@@ -12,17 +12,23 @@ from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.runners.onnxruntime import OnnxRuntimeRunner
 from runtime.runners.openvino import OpenVinoRunner
 from runtime.runners.packed import PackedRunner
+from runtime.runners.qonnx import QonnxRunner
+from runtime.runners.tensorrt import TensorRTRunner
 
 # Format of a bundle, or what stands before its first dash -> the engine that runs it. A runner imports its engine when
 # it is opened, not before. The fastest comes first.
 RUNNERS: Mapping[str, type[Runner]] = {
     "packed": PackedRunner,
+    "tensorrt": TensorRTRunner,
     "onnx": OnnxRuntimeRunner,
     # These round, and not every processor is faster with them: `int8` and `fp16` are for other engines.
     "int8_cpu": OnnxRuntimeRunner,
     "int8": OnnxRuntimeRunner,
     "fp16": OnnxRuntimeRunner,
     "bf16": Bfloat16Runner,
+    # Of quantised students, whose `onnx` is as fast or faster.
+    "int4": OnnxRuntimeRunner,
+    "qonnx": QonnxRunner,
 }
 # Other engines by name, for the formats that are ONNX of standard operators.
 OTHER_ENGINES: Mapping[str, type[Runner]] = {"openvino": OpenVinoRunner}
@@ -34,22 +40,30 @@ def runs_on(format: str, choice: EngineChoice) -> bool:
     own = RUNNERS.get(_kind(format))
     if own is None:
         return False
-    standard = own is OnnxRuntimeRunner
+    standard = own in (OnnxRuntimeRunner, Bfloat16Runner)
     if choice.engine in OTHER_ENGINES or choice.provider not in (None, "cpu"):
         return standard
     return choice.engine in (None, own.engine) and (choice.provider is None or issubclass(own, OnnxRuntimeRunner))
 
 
-def open_runner(bundle: Bundle, format: str = "onnx", threads: int = 1, choice: EngineChoice = DEFAULT) -> Runner:
+def open_runner(
+    bundle: Bundle,
+    format: str = "onnx",
+    threads: int = 1,
+    choice: EngineChoice = DEFAULT,
+    *,
+    on_gpu: Mapping[str, bool] | None = None,
+) -> Runner:
     """Load the model of `format` into its engine: `with open_runner(bundle) as runner: runner.infer(batch)`.
 
     format: `best` takes the fastest one that runs here; the runner's `notes` say which others do not.
-    choice: another engine than the format's own, or another part of the machine than the CPU.
+    choice: another engine than the format's own, or another part of the machine than the CPU. on_gpu: options of
+    `TensorRTRunner`, for its engines alone.
     Raises UsageError for a format that the bundle, the engine or this edgefold lacks, BundleError for an altered or
     unsafe file, MissingExtraError for an engine that is not installed, DeviceError for one whose hardware is not
     here, EngineError for a model that the engine refuses.
     """
-    if format == BEST:
+    if format == BEST and not on_gpu:
         return _open_best(bundle, threads, choice)
     bundle.format(format)
     kind = _kind(format)
@@ -60,12 +74,19 @@ def open_runner(bundle: Bundle, format: str = "onnx", threads: int = 1, choice: 
         )
     if not runs_on(format, choice):
         wanted = choice.label or choice.engine or choice.provider
+        where = "" if issubclass(RUNNERS[kind], TensorRTRunner) else " on the CPU"
         others = [each for each in bundle.formats if runs_on(each, choice)]
         raise UsageError(
-            f"{bundle.path}: format {format!r} does not run on {wanted}; it is for {RUNNERS[kind].engine} on the CPU",
+            f"{bundle.path}: format {format!r} does not run on {wanted}; it is for {RUNNERS[kind].engine}{where}",
             remedy=f"Choose --format {' or '.join(others)}, or leave the engine out." if others else "",
         )
     runner = OTHER_ENGINES.get(choice.engine or "", RUNNERS[kind])
+    if on_gpu:
+        if not issubclass(runner, TensorRTRunner):
+            raise UsageError(
+                f"{bundle.path}: CUDA graphs and copies are options of TensorRT engines, and {format!r} is none"
+            )
+        return runner(bundle, format, threads=threads, choice=choice, **on_gpu)
     return runner(bundle, format, threads=threads, choice=choice)
 
 

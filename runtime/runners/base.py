@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class Runner(ABC):
     and checking the file is not the engine's.
     """
 
-    engine: ClassVar[str]
+    engine: str
 
     def __init__(self, bundle: Bundle, format: str, *, threads: int = 1, choice: EngineChoice = DEFAULT) -> None:
         if threads < 1:
@@ -80,7 +79,7 @@ class Runner(ABC):
 
     def takes_batch(self, size: int) -> bool:
         """Return whether the engine runs `size` rows at once; most run any number."""
-        return True
+        return self.bundle.fixed_batch in (None, size)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the class logits (N, C). Raises DataError for a batch that does not fit, EngineError."""
@@ -131,6 +130,12 @@ class Runner(ABC):
             layout = f" ({spec.layout})" if spec.layout else ""
             raise DataError(
                 f"input {spec.name!r} came as {batch.dtype} {list(batch.shape)}, expected {expected}{layout}, N >= 1"
+            )
+        fixed = self.bundle.fixed_batch
+        if fixed not in (None, len(batch)):
+            raise DataError(
+                f"{self.path}: {len(batch)} rows at once, and the model takes exactly {fixed}",
+                remedy=f"Run it with --batch {fixed}, or export it with a free first axis.",
             )
 
 

@@ -27,5 +27,5 @@ class Bfloat16Runner(OnnxRuntimeRunner):
                 f"{self.path}: bfloat16 needs an engine of an NVIDIA GPU; onnxruntime {self.version} has no kernels "
                 "of it for this CPU",
                 remedy="On the device: edgefold export engine BUNDLE --format bf16, then --format tensorrt-...; "
-                "here: --format fp16 or onnx.",
+                "here: --engine openvino, which has such kernels, or --format fp16 or onnx.",
             ) from error

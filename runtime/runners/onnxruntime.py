@@ -112,13 +112,13 @@ class OnnxRuntimeRunner(Runner):
         if list(inputs) != [self.bundle.input.name]:
             raise BundleError(
                 f"{self.path}: the model's inputs are {', '.join(inputs)}, "
-                f"expected {self.bundle.input.name} as in manifest.json"
+                f"expected {self.bundle.input.name} as in {self.bundle.described_in}"
             )
         outputs = {each.name: each for each in self._session.get_outputs()}
         for spec in self.bundle.outputs:
             if spec.name not in outputs:
                 raise BundleError(
-                    f"{self.path}: output {spec.name!r} of manifest.json is not in the model; "
+                    f"{self.path}: output {spec.name!r} of {self.bundle.described_in} is not in the model; "
                     f"it has {', '.join(outputs)}"
                 )
         for spec, argument in [
@@ -161,10 +161,10 @@ class OnnxRuntimeRunner(Runner):
             not isinstance(came, int) or (came == expected and not free)
             for came, expected, free in zip(shape, spec.shape, spec.free, strict=True)
         )
-        if argument.type != dtype or not fits or isinstance(batch, int):
+        if argument.type != dtype or not fits or (isinstance(batch, int) and batch != self.bundle.fixed_batch):
             raise BundleError(
                 f"{self.path}: {spec.name!r} is {argument.type} {list(argument.shape)} in the model, "
-                f"expected {dtype} {spec.in_words()} as in manifest.json, with a free N"
+                f"expected {dtype} {spec.in_words()} as in {self.bundle.described_in}, with a free N"
             )
 
     def _engine_call(self, batch: np.ndarray) -> EngineCall:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import BundleError, EngineError, MissingExtraError
+from runtime.errors import BundleError, DeviceError, EngineError, MissingExtraError
 from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
 from runtime.runners.base import EngineCall, Runner, one_line
@@ -50,7 +50,7 @@ class OpenVinoRunner(Runner):
         precision = self.choice.precision or "fp32"
         core = engine.Core()
         if precision == "bf16" and "BF16" not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
-            raise EngineError(
+            raise DeviceError(
                 f"{core.get_property(_DEVICE, 'FULL_DEVICE_NAME')} has no instructions for bf16, which openvino "
                 f"{self.version} was asked for",
                 remedy="Leave precision out: fp32 runs everywhere.",
@@ -83,20 +83,21 @@ class OpenVinoRunner(Runner):
                 f"{self.path}: openvino {self.version} computes in {computes} here, expected {hint}",
                 remedy="Choose the precision that this machine has with --precision, or another engine.",
             )
-        inputs = {port.get_any_name(): port for port in self._model.inputs}
-        if list(inputs) != [self.bundle.input.name]:
+        # A port has the names of all tensors that are the same to it: of what a Cast makes, and of what it is made of.
+        inputs = self._model.inputs
+        if len(inputs) != 1 or self.bundle.input.name not in inputs[0].get_names():
             raise BundleError(
-                f"{self.path}: the model's inputs are {', '.join(inputs)}, "
-                f"expected {self.bundle.input.name} as in manifest.json"
+                f"{self.path}: the model's inputs are {', '.join(port.get_any_name() for port in inputs)}, "
+                f"expected {self.bundle.input.name} as in {self.bundle.described_in}"
             )
         outputs = {name: (i, port) for i, port in enumerate(self._model.outputs) for name in port.get_names()}
         for spec in self.bundle.outputs:
             if spec.name not in outputs:
                 raise BundleError(
-                    f"{self.path}: output {spec.name!r} of manifest.json is not in the model; "
+                    f"{self.path}: output {spec.name!r} of {self.bundle.described_in} is not in the model; "
                     f"it has {', '.join(outputs)}"
                 )
-        self._compare(self.bundle.input, inputs[self.bundle.input.name])
+        self._compare(self.bundle.input, inputs[0])
         for spec in self.bundle.outputs:
             self._compare(spec, outputs[spec.name][1])
         self._positions = [outputs[spec.name][0] for spec in self.bundle.outputs]
@@ -108,7 +109,7 @@ class OpenVinoRunner(Runner):
         axes = [int(axis.get_length()) if axis.is_static else None for axis in shape] if shape.rank.is_static else None
         fits = axes is None or (
             len(axes) == 1 + len(spec.shape)
-            and axes[0] is None
+            and axes[0] in (None, self.bundle.fixed_batch)
             and all(
                 came is None or (came == expected and not free)
                 for came, expected, free in zip(axes[1:], spec.shape, spec.free, strict=True)
@@ -117,7 +118,7 @@ class OpenVinoRunner(Runner):
         if dtype != _DTYPES[spec.dtype] or not fits:
             raise BundleError(
                 f"{self.path}: {spec.name!r} is {dtype} {shape} in the model, "
-                f"expected {_DTYPES[spec.dtype]} {spec.in_words()} as in manifest.json, with a free N"
+                f"expected {_DTYPES[spec.dtype]} {spec.in_words()} as in {self.bundle.described_in}, with a free N"
             )
 
     def _engine_call(self, batch: np.ndarray) -> EngineCall:

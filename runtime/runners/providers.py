@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from runtime.errors import EngineError, MissingExtraError
+from runtime.errors import DeviceError, EngineError, MissingExtraError
 from runtime.runners.base import one_line
 
 CPU = "CPUExecutionProvider"
@@ -62,7 +62,8 @@ BY_NAME: Mapping[str, Provider] = {
 def plugin_devices(engine: ModuleType, provider: Provider) -> Sequence[Any]:
     """Register the plugin of `provider` and return the devices that it offers here.
 
-    Raises MissingExtraError where it is not installed, EngineError where it does not load or finds no device.
+    Raises MissingExtraError where it is not installed, EngineError where it does not load, and DeviceError where it
+    finds no device.
     """
     try:
         plugin = importlib.import_module(provider.plugin)
@@ -84,7 +85,7 @@ def plugin_devices(engine: ModuleType, provider: Provider) -> Sequence[Any]:
                 raise EngineError(f"{provider.plugin} does not load here: {one_line(error)}") from error
         devices = _devices(engine, provider)
     if not devices:
-        raise EngineError(
+        raise DeviceError(
             f"{provider.name} finds no device here that it runs on; {provider.plugin} is installed",
             remedy="Run it where the device and its driver are, or leave the provider out for the CPU.",
         )

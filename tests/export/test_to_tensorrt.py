@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import stand_in_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from export import to_tensorrt
@@ -206,6 +208,40 @@ def test_without_any_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
         tensorrt_module("tensorrt_rtx")
     with pytest.raises(ExportError, match="no TensorRT module 'trt'; expected one of tensorrt, tensorrt_rtx"):
         tensorrt_module("trt")
+
+
+def test_tensorrt_builds_for_the_gpu_at_hand_and_keeps_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in_tensorrt.builder(calls))
+    monkeypatch.setattr(to_tensorrt, "cuda_devices", lambda: (GPU,))
+    cache = tmp_path / "timing.cache"
+    engine = engine_from_onnx(model(), batch_sizes=[1, 8], workspace_mib=2, timing_cache=cache, name="tiny")
+    assert engine.plan == b"plan of tiny, detailed"
+    assert (engine.module, engine.compute_capability, engine.device) == ("tensorrt", "sm87", "a GPU")
+    # 2 is the flag 1 << STRONGLY_TYPED.
+    assert calls == [
+        "network 2", "clear tf32", f"workspace {2 << 20}", "input ((1, 4), (8, 4), (8, 4))", "cache of 0 bytes",
+    ]  # fmt: skip
+    assert cache.read_bytes() == b"new"
+    engine_from_onnx(model(), timing_cache=cache)
+    assert "cache of 3 bytes" in calls
+    assert cache.read_bytes() == b"newnew"
+    # Its log has no layers; where there is the GPU, the engine itself tells.
+    brief, layer = engine.layers
+    assert (brief.name, brief.inputs) == ("brief", ())
+    assert (layer.kind, layer.inputs, layer.constants, layer.outputs) == ("gemm", ("Half",), ("Half",), ("Float",))
+    assert layer.nodes == ("node_a", "node_b")
+    # A capability is asked of RTX, which knows any, whatever else is there.
+    with pytest.raises(ExportError, match="tensorrt builds for the GPU at hand, not for sm86"):
+        engine_from_onnx(model(), compute_capability="sm86", module="tensorrt")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_rtx_leaves_the_timing_cache_alone(tmp_path: Path) -> None:
+    engine_from_onnx(model(), compute_capability="sm86", timing_cache=tmp_path / "timing.cache")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_capability_is_for_rtx_alone() -> None:

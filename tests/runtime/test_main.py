@@ -229,7 +229,8 @@ def test_every_verb_has_a_sentence_and_a_working_example(capsys):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         text = capsys.readouterr().out
-        example = text.split("example:\n")[1].strip()
-        assert example.startswith(f"python -m runtime {verb} bundle")
-        options = program._parser().parse_args(example.split()[3:])
-        assert options.verb.__name__ == verb
+        examples = text.split("example:\n")[1].strip().splitlines()
+        assert examples[0].startswith(f"python -m runtime {verb} bundle")
+        for example in examples:
+            options = program._parser().parse_args(example.split()[3:])
+            assert options.verb.__name__ == verb

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from runtime.__main__ import main
 from runtime.bench import benchmark
@@ -107,6 +108,20 @@ def test_wrong_input_is_named_before_the_engine_sees_it(openvino, bundle):
         pytest.raises(DataError, match=r"input 'input' came as float32 \[2, 4, 3, 1\], expected uint8 \[N, 4, 3, 1\]"),
     ):
         runner.infer(np.zeros((2, 4, 3, 1), np.float32))
+
+
+def test_input_that_a_cast_gives_a_second_name(openvino, write_bundle, build_model, tmp_path):
+    model = build_model()
+    cast = helper.make_node("Cast", ["input"], ["again"], to=TensorProto.UINT8)  # changes nothing, and goes
+    model.graph.node[0].input[0] = "again"
+    nodes = [cast, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    bundle = open_bundle(write_bundle(tmp_path / "bundle", model=model.SerializeToString()))
+    rows = bundle.samples()
+    with open_runner(bundle, choice=OPENVINO) as runner:
+        np.testing.assert_allclose(runner.infer(rows.inputs), rows.logits, rtol=1e-5, atol=1e-5)
+        assert {"input", "again"} <= runner._model.inputs[0].get_names()
 
 
 def test_model_that_is_not_as_the_manifest_says(openvino, write_bundle, build_model, tmp_path):

@@ -79,7 +79,9 @@ def test_unknown_format_and_threads(bundle, write_bundle, tmp_path, monkeypatch)
         "precision": "x",
     }
     other = open_bundle(write_bundle(tmp_path / "other", formats={"new_kind": entry}))
-    with pytest.raises(UsageError, match="no engine for format 'new_kind'; there are engines for packed, onnx"):
+    with pytest.raises(
+        UsageError, match="no engine for format 'new_kind'; there are engines for packed, tensorrt, onnx"
+    ):
         open_runner(other, "new_kind")
     assert "onnx" in RUNNERS
 

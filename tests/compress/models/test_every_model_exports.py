@@ -44,6 +44,7 @@ from export.calibration import outputs_of
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
 from export.layers import binary_layers
 from export.parity import GATES, Comparison, Gate, compare, worst
+from export.to_bf16 import bf16_from_onnx, widened_from_bf16
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import Form, Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
@@ -265,6 +266,22 @@ def test_half_precision_meets_its_gate(exported: Exported) -> None:
     assert len(half) < 0.7 * len(exported.model)
     if importlib.util.find_spec("tensorrt_rtx"):
         build(exported, half)
+
+
+def test_bfloat16_meets_its_gate(exported: Exported) -> None:
+    leave_binary_out(exported)
+    kind = exported.case.name.split(",")[0].split(" ")[0]
+    if kind == "binary_resnet" or next(case for case in CASES if case.name.startswith(kind)) is not exported.case:
+        pytest.skip("one of each family; activations of few bits turn over where bfloat16 rounds")
+    half = bf16_from_onnx(exported.model)
+    inputs = inputs_of(exported.case.signature, 256, seed=9)
+    models = (exported.model, widened_from_bf16(half))
+    reference, logits = (outputs_of(model, ["logits"], inputs)[0] for model in models)
+    # Random weights give some rows two classes that are all but equal.
+    gate = replace(GATES["bf16"], top1_agreement=0.95, metric_drop_points=5.0)
+    comparison = compare(reference, logits, reference.argmax(axis=1), gate)
+    assert comparison.passed, comparison.reasons
+    assert len(half) < 0.7 * len(exported.model)
 
 
 def quantised(exported: Exported, form: Form) -> Int8Model:

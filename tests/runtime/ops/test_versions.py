@@ -8,18 +8,15 @@ onnxruntime-node's own version is tried by test_examples.py, its ARM library by 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import ops_builds
 import packed_models
 import pytest
-from filelock import FileLock
+from engine_versions import interpreter
 
-# The oldest that is supported, the last for Python 3.10, and the newest; those before 1.19 are built for numpy 1.
+# The oldest that is supported, the last for Python 3.10, and the newest.
 VERSIONS = ["1.18.1", "1.20.1", "1.23.2", "1.31.1"]
 
 CHILD = """
@@ -41,23 +38,6 @@ except Exception as error:
 """
 
 pytestmark = pytest.mark.versions
-
-
-def interpreter(version: str) -> Path:
-    """Return the Python of a virtual environment that has this onnxruntime."""
-    home = ops_builds.ROOT / "build" / f"onnxruntime-{version}"
-    home.parent.mkdir(exist_ok=True)
-    with FileLock(home.with_suffix(f"{home.suffix}.lock")):
-        if not (home / "bin" / "python").exists():
-            ops_builds.run(sys.executable, "-m", "venv", home)
-        numpy = "numpy<2" if int(version.split(".")[1]) < 19 else "numpy"
-        done = subprocess.run(
-            [home / "bin" / "python", "-m", "pip", "install", "-q", f"onnxruntime=={version}", numpy],
-            capture_output=True, text=True,
-        )  # fmt: skip
-    if done.returncode != 0:
-        pytest.skip(f"onnxruntime {version} cannot be installed: {done.stderr[-300:]}")
-    return home / "bin" / "python"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
