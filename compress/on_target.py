@@ -39,6 +39,7 @@ def bench_on_target(
     """
     chosen = formats_on(name, target, bundle, formats)
     options = ["--threads", target.threads, "--batch", target.batch, *engine, *(["--quick"] if quick else [])]
+    options += [f"--power-mode={target.power_mode}"] if target.power_mode else []
     words = [word for each in chosen for word in ("--format", each)]
     with _device(name, target, bundle, chosen, {}, notify) as device:
         document = device.run("bench", _BUNDLE, *words, *options)

@@ -48,7 +48,8 @@ class Target(Spec):
     host: for ssh, with user and port where the user's own configuration does not say them; ssh_config: a file that
     takes its place. serial: for adb in the place of host. python: of 3.10 or newer, with numpy and an engine. formats:
     those of a bundle that are measured; empty for all. ops_library: the custom operators built for the device, where
-    they are not those of this machine (runtime/ops/README.md). time_limit_s: of one measurement, which then is stopped.
+    they are not those of this machine (runtime/ops/README.md). power_mode: of a Jetson, as `nvpmodel -q` names it; in
+    another one nothing is measured. time_limit_s: of one measurement, which then is stopped.
     """
 
     host: _Word | None = None
@@ -61,6 +62,7 @@ class Target(Spec):
     batch: int = Field(1, ge=1, le=65_536)
     formats: tuple[str, ...] = ()
     ops_library: str | None = None
+    power_mode: Annotated[str, Field(min_length=1)] | None = None
     time_limit_s: float = Field(900.0, gt=0, le=86_400)
     limits: Limits = Limits()
 

@@ -59,6 +59,7 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     from runtime import measure
     from runtime.bench import benchmark
+    from runtime.board import require_power_mode
     from runtime.processes import measured_in_turn
     from runtime.rows import check_rows, read_rows
     from runtime.runners import BEST
@@ -69,6 +70,8 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         **{name: value for name, value in given.items() if value is not None},
     )
     # All that can be wrong with what was given is found here, and not by the first process after a line of progress.
+    if options.power_mode is not None:
+        require_power_mode(options.power_mode)
     bundle = _opened(options)
     formats = options.format or [_default_format(bundle)]
     for each in formats:
@@ -286,6 +289,7 @@ def _add_bench(verbs: Any) -> None:
     )
     verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
     verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
+    verb.add_argument("--power-mode", metavar="NAME", help="refuse a Jetson that is in another one (nvpmodel -q)")
     verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")
     verb.add_argument(
         "--without-copies", action="store_true", help="of a TensorRT engine: do not time copies from and to the host"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.board import BoardState, Energy, energy_between, read_board, read_counters, throttling
 from runtime.bundle import Bundle
 from runtime.device import (
     Environment,
@@ -101,7 +102,8 @@ class ProcessRecord:
 class BenchResult:
     """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took.
 
-    `identity` says of which model it is, for the document.
+    `identity` says of which model it is, for the document. The board is asked before the warm-up and after the last
+    call: that takes longer than the warm caches last.
     """
 
     bundle: str
@@ -119,6 +121,9 @@ class BenchResult:
     environment: Environment
     load_before: Load
     load_after: Load
+    board_before: BoardState
+    board_after: BoardState
+    energy: tuple[Energy, ...]
     process: ProcessRecord
     notes: tuple[str, ...]
     samples_ns: np.ndarray
@@ -129,6 +134,7 @@ class BenchResult:
         return self.batch / self.latency.mean_ns * 1e9 if self.latency.mean_ns else 0.0
 
     def to_json(self) -> dict[str, Any]:
+        board = {"before": self.board_before.to_json(), "after": self.board_after.to_json()}
         return {
             "kind": "bench",
             "schema_version": SCHEMA_VERSION,
@@ -146,6 +152,8 @@ class BenchResult:
             "throughput_rows_per_s": self.throughput_rows_per_s,
             "environment": self.environment.to_json(),
             "load": {"before": self.load_before.to_json(), "after": self.load_after.to_json()},
+            **({"board": board} if any(board.values()) else {}),
+            **({"energy": [each.to_json() for each in self.energy]} if self.energy else {}),
             "processes": [self.process.to_json()],
             "notes": list(self.notes),
             "samples": encode_samples(self.samples_ns),
@@ -173,6 +181,7 @@ def benchmark(
         raise UsageError(f"batch is {batch}, expected at least 1")
     say = progress or (lambda line: None)
     samples = bundle.samples() if rows is None else rows
+    board_before = read_board()
     with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(
@@ -184,10 +193,11 @@ def benchmark(
             warm = warm_up(calls, plan)
             expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
             say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
-            before, switches = read_load(), involuntary_switches()
+            before, switches, counters = read_load(), involuntary_switches(), read_counters()
             samples_ns, seconds = measure(calls, plan)
-            after, switches_after = read_load(), involuntary_switches()
+            counters_after, after, switches_after = read_counters(), read_load(), involuntary_switches()
         cold_start = ColdStart(runner.load_ms, first_call_ms)
+    board_after = read_board()
     latency, environment = summarize(samples_ns), read_environment()
     process = ProcessRecord(
         calls=latency.calls,
@@ -213,11 +223,15 @@ def benchmark(
         environment=environment,
         load_before=before,
         load_after=after,
+        board_before=board_before,
+        board_after=board_after,
+        energy=energy_between(counters, counters_after, len(samples_ns)),
         process=process,
         notes=(
             *runner.notes,
             *bundle.notes(made_up=rows is None),
             *_notes(bundle, batch, threads, warm, latency, environment, before, after),
+            *_board_notes(board_before, board_after),
         ),
         samples_ns=samples_ns,
     )
@@ -278,3 +292,8 @@ def _notes(
     if "torch" in sys.modules:
         notes.append("torch is loaded in this process; its threads can disturb the engine")
     return tuple(notes)
+
+
+def _board_notes(before: BoardState, after: BoardState) -> tuple[str, ...]:
+    held_back = throttling(before, after)
+    return (f"{UNSTABLE}: the board was held back: {', '.join(held_back)} (vcgencmd)",) if held_back else ()

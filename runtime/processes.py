@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.board import Energy
 from runtime.latency import decode_samples, encode_samples, summarize
 from runtime.measure import BenchPlan
 from runtime.own_process import run_in_own_process
@@ -71,7 +72,7 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if drifts:
         latency["drift"] = max(drifts, key=lambda each: abs(each["change_percent"]))
     return {
-        **first,
+        **{name: value for name, value in first.items() if name not in ("board", "energy")},
         "seconds": sum(each["seconds"] for each in parts),
         "cold_start": {
             key: statistics.median(each["cold_start"][key] for each in parts) for key in first["cold_start"]
@@ -84,10 +85,29 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "latency": latency,
         "throughput_rows_per_s": first["batch"] / summary.mean_ns * 1e9 if summary.mean_ns else 0.0,
         "load": {"before": first["load"]["before"], "after": last["load"]["after"]},
+        **_board(first, last),
+        **_energy(parts),
         "processes": [process for each in parts for process in each["processes"]],
         "notes": _notes(parts),
         "samples": encode_samples(samples),
     }
+
+
+def _board(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    if "board" not in first or "board" not in last:
+        return {}
+    return {"board": {"before": first["board"]["before"], "after": last["board"]["after"]}}
+
+
+def _energy(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what every counter counted that all processes have, with the calls of all of them."""
+    by_counter = [{each["counter"]: each for each in part.get("energy", ())} for part in parts]
+    found = []
+    for name in by_counter[0]:
+        if all(name in each for each in by_counter):
+            joules = sum(each[name]["joules"] for each in by_counter)
+            found.append(Energy(name, joules, sum(each[name]["calls"] for each in by_counter)).to_json())
+    return {"energy": found} if found else {}
 
 
 def _of_one_process(candidate: Candidate, plan: BenchPlan) -> dict[str, Any]:

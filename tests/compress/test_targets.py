@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from compress import on_target
 from compress.on_target import accuracy_drop_points, missed_limits
 from compress.remote import command_of
 from compress.targets import Limits, Target, find_target, read_targets
@@ -122,3 +123,25 @@ def test_limits_are_judged_by_what_was_measured() -> None:
         "accuracy_drop_points is 0.6, allowed 0.5",
     )
     assert accuracy_drop_points({"correct": 989, "total": 1000, "torch_correct": 985}) == pytest.approx(-0.4)
+
+
+def test_the_power_mode_goes_to_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Refusing:
+        def __enter__(self) -> Refusing:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def run(self, *words: object) -> None:
+            asked.append(words)
+            raise UsageError("target orin: the device is in power mode 'MAXN', expected '15W'")
+
+    monkeypatch.setattr(on_target, "formats_on", lambda *_: ("onnx",))
+    monkeypatch.setattr(on_target, "_device", lambda *_: Refusing())
+    target = find_target("orin", targets_file(tmp_path, "orin: {host: orin, power_mode: 15W}"))
+    with pytest.raises(UsageError, match="power mode 'MAXN'"):
+        on_target.bench_on_target("orin", target, None, notify=print)  # type: ignore[arg-type]
+    assert "--power-mode=15W" in asked[0]

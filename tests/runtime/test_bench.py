@@ -1,11 +1,13 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 
-from runtime import bench
+from runtime import bench, display
 from runtime.bench import benchmark, rotation
+from runtime.board import BoardState, Counter
 from runtime.device import read_environment
 from runtime.errors import EngineError, UsageError
 from runtime.latency import decode_samples, summarize
@@ -108,3 +110,24 @@ def test_nothing_to_note_on_a_quiet_machine(bundle, result):
     load = dataclasses.replace(result.load_before, cgroup_throttled_periods=3, load_average=(8.0, 9.0, 9.0))
     notes = bench._notes(bundle, 8, 8, warm, latency, environment, load, load)
     assert not [each for each in notes if "torch" not in each]  # other tests may have loaded torch here
+
+
+def test_a_board_that_is_held_back_makes_a_result_unstable_and_counters_give_energy(bundle, monkeypatch):
+    states = iter([BoardState((), ("throttled",), "15W"), BoardState(("under-voltage",), ("throttled",), "15W")])
+    counters = iter([{"RAPL package-0": Counter(1_000_000)}, {"RAPL package-0": Counter(8_000_000)}])
+    monkeypatch.setattr(bench, "read_board", lambda: next(states))
+    monkeypatch.setattr(bench, "read_counters", lambda: next(counters))
+    document = benchmark(bundle, plan=TINY).to_json()
+    calls = document["latency"]["calls"]
+    assert document["energy"] == [
+        {"counter": "RAPL package-0", "joules": 7.0, "calls": calls, "mj_per_call": 7000 / calls}
+    ]
+    assert document["board"]["before"] == {
+        "throttled": (),
+        "throttled_since_start": ("throttled",),
+        "power_mode": "15W",
+    }
+    assert "UNSTABLE: the board was held back: under-voltage (vcgencmd)" in document["notes"]
+    shown = display.bench_text(document)
+    assert re.search(r"power mode +15W", shown)
+    assert f"{7000 / calls:.4g} mJ a call by RAPL package-0" in shown

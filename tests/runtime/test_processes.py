@@ -101,3 +101,15 @@ def test_processes_are_fresh_ones(bundle) -> None:
 def test_what_a_process_ends_with_is_raised(bundle) -> None:
     with pytest.raises(UsageError, match="no format 'none' in this bundle"):
         measured_in_turn([Candidate(bundle.path, ("--format", "none"))], TINY)
+
+
+def test_energy_is_added_up_by_counter_and_lost_with_it(bundle) -> None:
+    each = parts(bundle, 2)
+    for part, joules, mode in zip(each, (1.5, 2.5), ("before", "after"), strict=True):
+        part["energy"] = [{"counter": "RAPL", "joules": joules, "calls": 400, "mj_per_call": 1.0}]
+        part["board"] = {key: {"power_mode": f"{mode} {key}"} for key in ("before", "after")}
+    whole = merged(each)
+    assert whole["energy"] == [{"counter": "RAPL", "joules": 4.0, "calls": 800, "mj_per_call": 5.0}]
+    assert whole["board"] == {"before": {"power_mode": "before before"}, "after": {"power_mode": "after after"}}
+    del each[1]["energy"]
+    assert "energy" not in merged(each)

@@ -1,0 +1,162 @@
+import pytest
+
+from runtime.board import (
+    BoardState,
+    Counter,
+    energy_between,
+    power_mode,
+    read_board,
+    read_counters,
+    require_power_mode,
+    throttling,
+)
+from runtime.errors import UsageError
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Return a function that puts a stand-in on PATH, which holds nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(name, says, status=0):
+        path = folder / name
+        path.write_text(
+            f"#!/bin/sh\necho \"$*\" > {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
+        )
+        path.chmod(0o755)
+        return folder / f"{name}.asked"
+
+    return put
+
+
+def write(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def test_without_commands_and_sensors_nothing_is_said(tmp_path, command):
+    assert read_board(tmp_path).to_json() == {}
+    assert read_counters(tmp_path) == {}
+
+
+def test_bits_of_a_raspberry_pi_in_words(tmp_path, command):
+    asked = command("vcgencmd", "throttled=0x50005")
+    state = read_board(tmp_path)
+    assert asked.read_text().strip() == "get_throttled"
+    assert state.throttled == ("under-voltage", "throttled")
+    assert state.throttled_since_start == ("under-voltage", "throttled")
+    command("vcgencmd", "throttled=0xa0002")
+    assert read_board(tmp_path).throttled == ("ARM frequency capped",)
+    assert read_board(tmp_path).throttled_since_start == ("ARM frequency capped", "soft temperature limit active")
+
+
+def test_a_command_that_fails_or_says_something_else_leaves_its_values_absent(tmp_path, command):
+    command("vcgencmd", "throttled=0x0", status=1)
+    command("nvpmodel", "NVPM ERROR: no such thing")
+    assert read_board(tmp_path).to_json() == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (((), ()), ((), ()), ()),
+        (((), ("throttled",)), ((), ("throttled",)), ()),  # long ago
+        (((), ()), ((), ("throttled",)), ("throttled",)),  # came and went meanwhile
+        ((("under-voltage",), ()), ((), ()), ("under-voltage",)),
+        (((), ()), (("throttled",), ("throttled",)), ("throttled",)),
+        ((None, None), (None, None), ()),
+    ],
+)
+def test_throttling_is_what_was_set_meanwhile(before, after, expected):
+    assert throttling(BoardState(*before), BoardState(*after)) == expected
+
+
+def test_a_jetson(tmp_path, command):
+    command("nvpmodel", "NVPM WARN: fan mode is not set!\nNV Power Mode: MODE_15W_6CORE\n2")
+    asked = command("jetson_clocks", "Online CPUs: 0-5\nGPU MinFreq=114750000 CurrentFreq=114750000")
+    rails = "sys/class/hwmon/hwmon3"
+    write(
+        tmp_path,
+        {
+            f"{rails}/name": "ina3221\n",
+            f"{rails}/in1_label": "VDD_IN\n",
+            f"{rails}/in1_input": "5000\n",
+            f"{rails}/curr1_input": "720\n",
+            f"{rails}/in4_input": "7\n",  # the shunt's, which has no current of its own
+            "sys/class/hwmon/hwmon1/name": "ina226\n",
+            "sys/class/hwmon/hwmon1/power1_input": "1250000\n",
+            "sys/class/hwmon/hwmon0/name": "thermal\n",
+            "sys/class/hwmon/hwmon0/power1_input": "9\n",
+        },
+    )
+    state = read_board(tmp_path)
+    assert (state.power_mode, power_mode()) == ("MODE_15W_6CORE", "MODE_15W_6CORE")
+    assert asked.read_text().strip() == "--show"
+    assert state.clocks == ("Online CPUs: 0-5", "GPU MinFreq=114750000 CurrentFreq=114750000")
+    assert state.rails_mw == {"VDD_IN (hwmon3)": 3600.0, "power1 (hwmon1)": 1250.0}
+    assert read_counters(tmp_path) == {}  # power is no energy
+
+
+def test_gpus_and_values_that_one_lacks(tmp_path, command):
+    asked = command(
+        "nvidia-smi", "Some GPU, 550.1, 1980, 2100, 41, 70.25\nOther GPU, 550.1, 300, [N/A], 35, [Not Supported]"
+    )
+    first, second = read_board(tmp_path).gpus
+    assert "--query-gpu=name,driver_version,clocks.sm," in asked.read_text()
+    assert first == {
+        "name": "Some GPU",
+        "driver": "550.1",
+        "sm_clock_mhz": 1980.0,
+        "most_sm_clock_mhz": 2100.0,
+        "temperature_celsius": 41.0,
+        "power_watts": 70.25,
+    }
+    assert set(first) - set(second) == {"most_sm_clock_mhz", "power_watts"}
+
+
+def test_another_power_mode_is_refused_with_the_command_that_sets_it(tmp_path, command):
+    command("nvpmodel", "NV Power Mode: MAXN\n0")
+    require_power_mode("MAXN", tmp_path)
+    write(
+        tmp_path, {"etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE 1\n< POWER_MODEL ID=3 NAME=15W >\n"}
+    )
+    with pytest.raises(UsageError, match=r"is in power mode 'MAXN', expected '15W'\n.*sudo nvpmodel -m 3$"):
+        require_power_mode("15W", tmp_path)
+    with pytest.raises(UsageError, match=r"expected '25W'\n.*Those of this device: MAXN, 15W\."):
+        require_power_mode("25W", tmp_path)
+
+
+def test_a_device_without_power_modes_is_in_none(tmp_path, command):
+    with pytest.raises(UsageError, match=r"says none .*\nLeave the power mode out"):
+        require_power_mode("15W", tmp_path)
+
+
+def test_counters_have_the_names_of_the_machine(tmp_path):
+    zone = "sys/class/powercap/intel-rapl:0"
+    write(
+        tmp_path,
+        {
+            f"{zone}/name": "package-0\n",
+            f"{zone}/energy_uj": "123\n",
+            f"{zone}/max_energy_range_uj": "999\n",
+            "sys/class/powercap/intel-rapl:1/name": "dram\n",  # whose reading only root may see
+            "sys/class/hwmon/hwmon2/name": "ina228\n",
+            "sys/class/hwmon/hwmon2/energy1_input": "77\n",
+        },
+    )
+    assert read_counters(tmp_path) == {
+        "RAPL package-0 (intel-rapl:0)": Counter(123, 999),
+        "ina228 energy1 (hwmon2)": Counter(77),
+    }
+
+
+def test_energy_is_the_difference_of_two_readings():
+    before = {"a": Counter(1_000_000, 4_999_999), "b": Counter(4_500_000, 4_999_999), "c": Counter(9), "d": Counter(0)}
+    after = {"a": Counter(3_000_000, 4_999_999), "b": Counter(500_000, 4_999_999), "c": Counter(8)}
+    first, wrapped = energy_between(before, after, 500)  # c ran backwards and d was lost
+    assert first.to_json() == {"counter": "a", "joules": 2.0, "calls": 500, "mj_per_call": 4.0}
+    assert (wrapped.counter, wrapped.joules) == ("b", 1.0)
