@@ -343,6 +343,15 @@ def verify(
 @click.option("--data", type=click.Path(path_type=Path), help=".npz with inputs, labels, row_ids  [default: samples]")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
+@click.option(
+    "--scenario",
+    type=click.Choice(["single", "offline", "server"]),
+    default="single",
+    show_default=True,
+    help="Latency of one call after the other, rows a second in batches, or the rate of random arrivals that is held.",
+)
+@click.option("--bound-ms", type=click.FloatRange(min=0, min_open=True), help="Of a server: latency, queue included.")
+@click.option("--percentile", type=click.FloatRange(50, 99.99), help="Of a server: queries in the bound  [default: 99]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
 @click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
 @click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
@@ -366,11 +375,14 @@ def bench(
       edgefold bench runs/quickstart/bundle --engine openvino
       edgefold bench mine.onnx --shape input=1x3x224x224
       edgefold bench quickstart --target pi4 --target phone
+      edgefold bench quickstart --scenario server --bound-ms 10
     """
     folder, format_name = _bundle_of(bundle, runs), options["format_name"]
     settings = {"threads": options["threads"], "batch": options["batch"]}
     engine = _engine_arguments(options)
     engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
+    engine += [f"--scenario={options['scenario']}"]
+    engine += [f"--{name.replace('_', '-')}={value}" for name in ("bound_ms", "percentile") if (value := options[name])]
     of_this_machine = [*_file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
     if targets:
         from compress import target_commands
@@ -612,14 +624,29 @@ def list_(what: str | None, as_json: bool) -> None:
 
 
 @main.command()
+@target_option
+@targets_option
+@click.option("--bundle", help="With --target: which of its formats the device's engine is too old for.")
+@runs_option
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(targets: tuple[str, ...], targets_file: Path, bundle: str | None, runs: Path, as_json: bool) -> None:
     """Show what is installed, which engines and devices are usable here, and what to install for the rest.
+
+    With --target the same of a device; exit code 2 where it lacks what every measurement needs.
 
     \b
     Example:
       edgefold doctor
+      edgefold doctor --target pi4 --bundle quickstart
     """
+    if targets:
+        from compress import target_commands
+
+        folder = _bundle_of(bundle, runs) if bundle else None
+        target_commands.doctor(targets, targets_file, bundle=folder, as_json=as_json)
+        return
+    if bundle:
+        raise UsageError("--bundle is for a device of --target", "For this machine: python -m runtime doctor --bundle.")
     from compress import terminal
     from compress.doctor import examine
 

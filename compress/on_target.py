@@ -38,7 +38,8 @@ def bench_on_target(
     engine: arguments of the device side that choose one, such as `--engine openvino`.
     """
     chosen = formats_on(name, target, bundle, formats)
-    options = ["--threads", target.threads, "--batch", target.batch, *engine, *(["--quick"] if quick else [])]
+    options = ["--threads", target.threads, *engine, *(["--quick"] if quick else [])]
+    options += ["--batch", target.batch] if "batch" in target.model_fields_set else []  # else the scenario's own
     options += [f"--power-mode={target.power_mode}"] if target.power_mode else []
     words = [word for each in chosen for word in ("--format", each)]
     with _device(name, target, bundle, chosen, {}, notify) as device:
@@ -76,6 +77,18 @@ def accuracy_on_target(
             result["host_agreement"] = agreement(there, here).to_json()
             results[each] = result
     return results
+
+
+def doctor_on_target(name: str, target: Target, bundle: Bundle | None, *, notify: Notify) -> list[dict[str, Any]]:
+    """Return the findings of `runtime.doctor` there; with a bundle, of the formats that the target names, too."""
+    files: dict[str, Content] = {}
+    options: list[str] = []
+    if bundle is not None:
+        files = {f"{_BUNDLE}/{file}": bundle.path / file for file in (*bundle.checksums, CHECKSUMS)}
+        options = ["--bundle", _BUNDLE, *(f"--format={each}" for each in formats_on(name, target, bundle, ()))]
+    with Device(name, target, files, with_operators=True, needs_numpy=False, notify=notify) as device:
+        findings: list[dict[str, Any]] = device.run("doctor", *options)["findings"]
+    return findings
 
 
 def on_all(targets: Mapping[str, Target], work: Callable[[str, Target], T]) -> dict[str, T | EdgefoldError]:

@@ -58,6 +58,7 @@ class Device:
 
     `about` is what the device says of itself: python, machine, system, host, modules. sent: paths that went over.
     with_operators: the files need edgefold's own operators, whose library goes along where there is one for the device.
+    needs_numpy: a device without it is refused.
     Raises UsageError where the device cannot be reached or lacks something, EngineError where a run fails, RunError
     where the link breaks. Whatever happens, nothing of the run stays on the device but the files, kept for a next run.
     """
@@ -69,6 +70,7 @@ class Device:
         files: Mapping[str, Content],
         *,
         with_operators: bool = False,
+        needs_numpy: bool = True,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = name
@@ -78,6 +80,7 @@ class Device:
         self._notify = notify
         self._files = {remote_end.AGENT: agent.agent_bytes(), **files}
         self._with_operators = with_operators
+        self._needs_numpy = needs_numpy
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -139,7 +142,8 @@ class Device:
     def _greet(self) -> None:
         self._send({"protocol": remote_end.PROTOCOL})
         self.about = self._receive()[0]["device"]
-        self._require("numpy", "pip install numpy")
+        if self._needs_numpy:
+            self._require("numpy", "pip install numpy")
         if self._with_operators and (library := self._operators()) is not None:
             self._files[remote_end.OPS_LIBRARY] = library
 

@@ -1,4 +1,4 @@
-"""`edgefold bench` and `edgefold accuracy` with `--target`: on the devices of `targets.yaml`, several at once."""
+"""`edgefold bench`, `accuracy` and `doctor` with `--target`: on the devices of `targets.yaml`, several at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from compress.on_target import accuracy_on_target, bench_on_target, missed_limits, on_all
+from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, missed_limits, on_all
 from compress.targets import Target, find_target
-from compress.terminal import print_target_accuracies, print_target_benches
+from compress.terminal import print_target_accuracies, print_target_benches, print_target_findings
 from runtime.bundle import open_bundle
-from runtime.errors import EdgefoldError, GateError
+from runtime.errors import EdgefoldError, GateError, MissingExtraError
 from runtime.files import write_json
 
 Results = Mapping[str, Mapping[str, Any]]  # by target and format
@@ -75,6 +75,26 @@ def accuracy(
     if results:
         print_target_accuracies(results, as_json)
     _finish(results, errors, output)
+
+
+def doctor(names: Sequence[str], file: Path, *, bundle: Path | None, as_json: bool) -> None:
+    """Show what devices can run. Raises MissingExtraError where one lacks what every measurement needs."""
+    opened, targets = open_bundle(bundle) if bundle else None, _targets(names, file, {})
+
+    def work(name: str, target: Target) -> list[dict[str, Any]]:
+        return doctor_on_target(name, target, opened, notify=_notify)
+
+    results, errors = _split(on_all(targets, work))
+    if results:
+        print_target_findings(results, as_json)
+    _finish(results, errors, None)
+    missing = [f"target {name} has no {each['what']}" for name, found in results.items() for each in _lacking(found)]
+    if missing:
+        raise MissingExtraError("\n".join(missing), "The table says what installs it.")
+
+
+def _lacking(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [each for each in findings if each["needed"] and not each["usable"]]
 
 
 def _targets(names: Sequence[str], file: Path, overrides: Mapping[str, int | None]) -> dict[str, Target]:

@@ -372,13 +372,33 @@ def print_findings(findings: Sequence[Mapping[str, Any]], as_json: bool) -> None
     if as_json:
         click.echo(json.dumps(list(findings), indent=2))
         return
+    _console(stderr=False).print(_findings_table(findings))
+
+
+def print_target_findings(results: Mapping[str, Sequence[Mapping[str, Any]]], as_json: bool) -> None:
+    """Show what each device can run, with the whole command for what it lacks below its table."""
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    console = _console(stderr=False)
+    for name, findings in results.items():
+        console.print(f"target {name}")
+        console.print(_findings_table([{**each, "remedy": ""} for each in findings]))
+        for each in findings:
+            if not each["usable"] and each["remedy"]:
+                console.print(f"  {each['what']}: {each['remedy']}", soft_wrap=True)
+
+
+def _findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("", "what", "found", "to get it"):
-        table.add_column(name, no_wrap=name != "found")
+        table.add_column(
+            name if name != "to get it" or any(each["remedy"] for each in findings) else "", no_wrap=name != "found"
+        )
     for finding in findings:
         mark = Text("ok", style="green") if finding["usable"] else Text("--", style="yellow")
         table.add_row(mark, finding["what"], finding["found"], "" if finding["usable"] else finding["remedy"])
-    _console(stderr=False).print(table)
+    return table
 
 
 def print_target_benches(

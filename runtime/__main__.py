@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.processes import Candidate
     from runtime.runners.choice import EngineChoice
+    from runtime.server import ServerPlan
 
 INTERRUPTED = 130
 DEFAULT_FORMAT = "onnx"
@@ -65,10 +66,8 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     from runtime.runners import BEST
 
     given = {"seconds": options.seconds, "calls": options.calls, "processes": options.processes}
-    plan = dataclasses.replace(
-        measure.QUICK if options.quick else measure.FULL,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    changes = {**_of_scenario(options), **{name: value for name, value in given.items() if value is not None}}
+    plan = dataclasses.replace(measure.QUICK if options.quick else measure.FULL, **changes)
     # All that can be wrong with what was given is found here, and not by the first process after a line of progress.
     if options.power_mode is not None:
         require_power_mode(options.power_mode)
@@ -77,6 +76,7 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     for each in formats:
         if each != BEST:
             bundle.format(each)
+    options.batch = options.batch or _default_batch(bundle, options.scenario)
     rows = None
     if options.data is not None:
         rows = read_rows(options.data)
@@ -93,8 +93,41 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         on_gpu=_on_gpu(options),
         plan=plan,
         progress=_progress,
+        scenario=options.scenario,
+        server=_server_plan(options, plan.seconds),
     )
     return [result.to_json()]
+
+
+def _of_scenario(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a scenario changes of the plan: no percentile of offline batches is asked for, one process serves."""
+    if options.scenario != "server" and not (options.bound_ms is None and options.percentile is None):
+        raise UsageError("--bound-ms and --percentile are of --scenario server", "Name it, or leave them out.")
+    if options.scenario == "server":
+        if options.bound_ms is None:
+            raise UsageError("--scenario server needs a bound of latency", "Give it: --bound-ms 10.")
+        if options.calls is not None or options.processes not in (None, 1):
+            raise UsageError("--calls and --processes are not of --scenario server", "Give --seconds for a longer try.")
+        return {"processes": 1}
+    return {"calls": 10} if options.scenario == "offline" else {}
+
+
+def _server_plan(options: argparse.Namespace, seconds: float) -> ServerPlan | None:
+    from fractions import Fraction
+
+    from runtime.server import ServerPlan
+
+    if options.scenario != "server":
+        return None
+    percentile = Fraction(99) if options.percentile is None else Fraction(options.percentile)
+    return ServerPlan(round(options.bound_ms * 1e6), percentile / 100, seconds)
+
+
+def _default_batch(bundle: Bundle, scenario: str) -> int:
+    """Return 1, and offline the largest batch that was verified at export."""
+    if scenario != "offline":
+        return 1
+    return bundle.fixed_batch or max(bundle.batch_sizes, default=1)
 
 
 def _candidate(options: argparse.Namespace, format: str) -> Candidate:
@@ -108,6 +141,9 @@ def _candidate(options: argparse.Namespace, format: str) -> Candidate:
     words += [f"--data={options.data.resolve()}"] if options.data is not None else []
     words += ["--cuda-graph"] if options.cuda_graph else []
     words += ["--without-copies"] if options.without_copies else []
+    words += [f"--scenario={options.scenario}"]
+    words += [f"--bound-ms={options.bound_ms}"] if options.bound_ms is not None else []
+    words += [f"--percentile={options.percentile}"] if options.percentile is not None else []
     return Candidate(options.bundle, tuple(words))
 
 
@@ -173,6 +209,13 @@ def ops(options: argparse.Namespace) -> None:
 
     document = {"kind": "ops", "library": str(library_path()), "instruction_set": instruction_set()}
     _finish(document, lambda: f"{document['library']}\n{document['instruction_set']}", options)
+
+
+def doctor(options: argparse.Namespace) -> None:
+    from runtime.doctor import document_of, examine, findings_text
+
+    findings = examine(options.bundle, tuple(options.format or ()))
+    _finish(document_of(findings), lambda: findings_text(findings), options)
 
 
 def _opened(options: argparse.Namespace) -> Bundle:
@@ -258,12 +301,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m runtime bench bundle --threads 4 --output bench.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect,classify,ops}", required=True)
+    verbs = parser.add_subparsers(metavar="{bench,accuracy,inspect,classify,ops,doctor}", required=True)
     _add_bench(verbs)
     _add_accuracy(verbs)
     _add_inspect(verbs)
     _add_classify(verbs)
     _add_ops(verbs)
+    _add_doctor(verbs)
     return parser
 
 
@@ -276,7 +320,18 @@ def _add_bench(verbs: Any) -> None:
         "  python -m runtime bench mine.onnx --shape input=1x3x224x224",
         target=_OR_A_FILE,
     )
-    _add_engine_options(verb, batch=1, several=True)
+    _add_engine_options(verb, batch=None, several=True)
+    verb.add_argument(
+        "--scenario",
+        choices=("single", "offline", "server"),
+        default="single",
+        help="single: latency of one call after the other (default); offline: rows a second in batches, by default the "
+        "largest verified one; server: the largest rate of random arrivals whose latency stays in --bound-ms",
+    )
+    verb.add_argument("--bound-ms", type=_above_zero, metavar="MS", help="of a server: latency, queue included")
+    verb.add_argument(
+        "--percentile", type=_percentile, metavar="P", help="of a server: of the queries in the bound (default: 99)"
+    )
     verb.add_argument(
         "--data", type=Path, metavar="ROWS.npz", help="inputs, labels, row_ids to measure with (default: samples)"
     )
@@ -287,7 +342,7 @@ def _add_bench(verbs: Any) -> None:
         metavar="N",
         help="fresh processes that share the measuring (default: 5, quick: 1)",
     )
-    verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
+    verb.add_argument("--seconds", type=_above_zero, metavar="S", help="measure for at least S (default: 10, quick: 3)")
     verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
     verb.add_argument("--power-mode", metavar="NAME", help="refuse a Jetson that is in another one (nvpmodel -q)")
     verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")
@@ -359,6 +414,19 @@ def _add_ops(verbs: Any) -> None:
     _add_output_options(verb, None)
 
 
+def _add_doctor(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        doctor,
+        "Show what this device can run, what is missing and what installs it, and which formats are too new for it.",
+        "python -m runtime doctor\n  python -m runtime doctor --bundle bundle",
+        takes_bundle=False,
+    )
+    verb.add_argument("--bundle", type=Path, metavar="BUNDLE", help="a bundle folder, whose formats are looked at")
+    verb.add_argument("--format", action="append", help="one of these formats alone; may be repeated")
+    _add_output_options(verb, "doctor.json")
+
+
 def _add_verb(
     verbs: Any,
     function: Callable[[argparse.Namespace], None],
@@ -407,7 +475,7 @@ def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = Fa
     verb.add_argument("--precision", metavar="NAME", help="what OpenVINO computes in: fp32 (default) or bf16")
 
 
-def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int, several: bool = False) -> None:
+def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int | None, several: bool = False) -> None:
     _add_format_and_threads(verb, several=several)
     verb.add_argument(
         "--shape",
@@ -423,7 +491,7 @@ def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int, several: b
         help="of an ONNX file: the largest that is read (default: %(default)s, the most that ONNX can hold)",
     )
     verb.add_argument(
-        "--batch", type=_positive, default=batch, metavar="N", help="rows per call (default: %(default)s)"
+        "--batch", type=_positive, default=batch, metavar="N", help=f"rows per call (default: {batch or 1})"
     )
 
 
@@ -434,13 +502,24 @@ def _add_output_options(verb: argparse.ArgumentParser, file: str | None) -> None
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _seconds(text: str) -> float:
+def _percentile(text: str) -> str:
+    """Check a percentile; it stays text, which is exact."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 50 <= value <= 99.99:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentile from 50 to 99.99")
+    return text
+
+
+def _above_zero(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 

@@ -7,6 +7,7 @@ input would sit in the nearest cache.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,9 +33,11 @@ from runtime.rows import Rows, shortened
 from runtime.runners import open_runner
 from runtime.runners.base import Runner, one_line
 from runtime.runners.choice import DEFAULT, EngineChoice
+from runtime.server import ServerPlan, ServerResult, largest_rate
 
 SCHEMA_VERSION = 1
 UNSTABLE = "UNSTABLE"  # begins a note on numbers that another run may not give again
+SINGLE, OFFLINE, SERVER = "single", "offline", "server"
 _MOST_BATCHES = 256
 
 
@@ -103,7 +106,8 @@ class BenchResult:
     """`samples_ns` uint64 (calls,) in the order of the calls; `seconds` is the wall time they took.
 
     `identity` says of which model it is, for the document. The board is asked before the warm-up and after the last
-    call: that takes longer than the warm caches last.
+    call: that takes longer than the warm caches last. scenario: `single` and `offline` differ in what their batch and
+    their throughput mean; of `server` the samples are the queries at the largest rate that was held.
     """
 
     bundle: str
@@ -127,10 +131,16 @@ class BenchResult:
     process: ProcessRecord
     notes: tuple[str, ...]
     samples_ns: np.ndarray
+    scenario: str = SINGLE
+    server: ServerResult | None = None
 
     @property
     def throughput_rows_per_s(self) -> float:
-        """Rows per second of engine time, one call after the other."""
+        """Rows per second: of engine time, one call after the other; offline of wall time; of a server, held."""
+        if self.server is not None:
+            return self.batch * self.server.best.rate_per_s
+        if self.scenario == OFFLINE:
+            return self.batch * self.latency.calls / self.seconds
         return self.batch / self.latency.mean_ns * 1e9 if self.latency.mean_ns else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -144,6 +154,8 @@ class BenchResult:
             "size_bytes": self.size_bytes,
             "engine": self.engine.to_json(),
             "batch": self.batch,
+            "scenario": self.scenario,
+            **({"server": self.server.to_json()} if self.server else {}),
             "quick": self.quick,
             "seconds": self.seconds,
             "cold_start": self.cold_start.to_json(),
@@ -171,10 +183,12 @@ def benchmark(
     plan: BenchPlan = FULL,
     rows: Rows | None = None,
     progress: Callable[[str], None] | None = None,
+    scenario: str = SINGLE,
+    server: ServerPlan | None = None,
 ) -> BenchResult:
     """Load the model of `format`, warm it up and measure it with `batch` rows a call; on_gpu as in `open_runner`.
 
-    rows: the inputs; the bundle's samples if left out.
+    rows: the inputs; the bundle's samples if left out. server: what the rate of the scenario `server` has to hold.
     Raises what `open_runner` raises, and EngineError where a call fails.
     """
     if batch < 1:
@@ -191,14 +205,18 @@ def benchmark(
             first_call_ms = timed(calls[0]) / 1e6
             say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")
             warm = warm_up(calls, plan)
-            expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
-            say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
+            if server is None:
+                expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
+                say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
             before, switches, counters = read_load(), involuntary_switches(), read_counters()
-            samples_ns, seconds = measure(calls, plan)
+            served = largest_rate(calls, server, say=say) if server else None
+            samples_ns, seconds = (served.best.latencies_ns, served.best.seconds) if served else measure(calls, plan)
             counters_after, after, switches_after = read_counters(), read_load(), involuntary_switches()
         cold_start = ColdStart(runner.load_ms, first_call_ms)
     board_after = read_board()
     latency, environment = summarize(samples_ns), read_environment()
+    # A queue makes the latencies of a server wander, so their drift says nothing of the machine.
+    steady = dataclasses.replace(latency, drift=None) if served else latency
     process = ProcessRecord(
         calls=latency.calls,
         p50_ms=float(np.median(samples_ns)) / 1e6,
@@ -225,15 +243,18 @@ def benchmark(
         load_after=after,
         board_before=board_before,
         board_after=board_after,
-        energy=energy_between(counters, counters_after, len(samples_ns)),
+        # The search for a rate runs calls that are not among the samples.
+        energy=() if served else energy_between(counters, counters_after, len(samples_ns)),
         process=process,
         notes=(
             *runner.notes,
             *bundle.notes(made_up=rows is None),
-            *_notes(bundle, batch, threads, warm, latency, environment, before, after),
+            *_notes(bundle, batch, threads, warm, steady, environment, before, after),
             *_board_notes(board_before, board_after),
         ),
         samples_ns=samples_ns,
+        scenario=scenario,
+        server=served,
     )
 
 

@@ -99,6 +99,8 @@ def processes_of(result: Mapping[str, Any], origin: str) -> list[np.ndarray]:
     try:
         if result["kind"] != "bench":
             raise DataError(f"{origin}: a result of {result['kind']}, expected one of bench")
+        if result.get("scenario") == "server":
+            raise DataError(f"{origin}: a result of a server, whose latencies are of a queue", "Compare the rates.")
         samples = decode_samples(result["samples"])
         counts = [each["calls"] for each in result["processes"]] if "processes" in result else [len(samples)]
         if sum(counts) != len(samples):

@@ -30,7 +30,8 @@ def bench_text(result: Mapping[str, Any]) -> str:
     title = (
         f"{_model_name(result)}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
         f"{_engine(engine['name'], engine['version'], engine['chosen'])}, {_count(engine['threads'], 'thread')}, "
-        f"batch {result['batch']}{' (QUICK measurement)' if result['quick'] else ''}"
+        f"batch {result['batch']}{', server' if 'server' in result else ''}"
+        f"{' (QUICK measurement)' if result['quick'] else ''}"
     )
     rows = [("latency", "measured", "at most, 99 % sure")]
     rows += [(name, time(each["measured_ms"]), time(each["early_stopping_ms"])) for name, each in percentiles.items()]
@@ -43,7 +44,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
     if len(processes) > 1:
         medians = [each["p50_ms"] for each in processes]
         facts["processes"] = f"{len(processes)}, with medians from {time(min(medians))} to {time(max(medians))}"
-    facts["throughput"] = f"{result['throughput_rows_per_s']:,.0f} rows/s, one call after the other"
+    facts["throughput"] = f"{result['throughput_rows_per_s']:,.0f} rows/s, {_scenario(result)}"
     warm_up = result["warm_up"]
     facts["calls"] = (
         f"{latency['calls']:,} in {result['seconds']:.1f} s, after {_count(warm_up['calls'], 'call')} "
@@ -159,6 +160,18 @@ def _machine(environment: Mapping[str, Any]) -> str:
     if "custom_ops" in environment:
         parts.append(f"custom operators {environment['custom_ops']}")
     return ", ".join(parts)
+
+
+def _scenario(result: Mapping[str, Any]) -> str:
+    """Say what a throughput is of."""
+    if "server" not in result:
+        return "offline" if result.get("scenario") == "offline" else "one call after the other"
+    server = result["server"]
+    return (
+        f"the largest rate of random arrivals with {server['percentile']:g} % within {server['bound_ms']:g} ms: "
+        f"{server['over']} of {server['queries']:,} over, {server['allowed']} allowed; "
+        f"without a queue {server['capacity_per_s']:,.0f} calls/s"
+    )
 
 
 def _board(result: Mapping[str, Any]) -> dict[str, str]:

@@ -83,7 +83,7 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "steady": all(each["warm_up"]["steady"] for each in parts),
         },
         "latency": latency,
-        "throughput_rows_per_s": first["batch"] / summary.mean_ns * 1e9 if summary.mean_ns else 0.0,
+        "throughput_rows_per_s": _throughput(parts, summary.mean_ns),
         "load": {"before": first["load"]["before"], "after": last["load"]["after"]},
         **_board(first, last),
         **_energy(parts),
@@ -91,6 +91,14 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "notes": _notes(parts),
         "samples": encode_samples(samples),
     }
+
+
+def _throughput(parts: Sequence[Mapping[str, Any]], mean_ns: float) -> float:
+    """Return rows per second: of engine time, and of wall time where the scenario is offline."""
+    if parts[0].get("scenario") == "offline":
+        calls = sum(each["latency"]["calls"] for each in parts)
+        return float(parts[0]["batch"] * calls / sum(each["seconds"] for each in parts))
+    return float(parts[0]["batch"] / mean_ns * 1e9) if mean_ns else 0.0
 
 
 def _board(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from ssh_server import SSHD, SshServer, ssh_server
 
 from compress import remote
-from compress.on_target import accuracy_on_target, bench_on_target, on_all
+from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, on_all
 from compress.remote import Device
 from compress.targets import Target
 from runtime import remote_end
@@ -326,3 +326,15 @@ def test_predictions_that_differ_are_listed(target: Target, bundle: Bundle, monk
     monkeypatch.setattr(on_target, "_predictions_here", one_off)
     result = accuracy_on_target("box", target, bundle, None, limit=8, notify=quiet)["onnx"]
     assert result["host_agreement"]["differing_row_ids"] == [int(rows.row_ids[0])]
+
+
+def test_a_device_says_what_it_can_run(server: SshServer, target: Target, bundle: Bundle, tmp_path: Path) -> None:
+    findings = {each["what"]: each for each in doctor_on_target("box", target, bundle, notify=quiet)}
+    assert findings["python"]["found"].endswith(sys.executable)
+    assert findings["onnxruntime"]["usable"]
+    assert findings["format onnx"]["usable"]
+    assert left_behind(server) == []
+    bare = target.model_copy(update={"python": python_without_numpy(tmp_path / "bare")})
+    lacks = {each["what"]: each for each in doctor_on_target("box", bare, None, notify=quiet)}
+    assert lacks["numpy"]["remedy"] == f"{bare.python} -m pip install numpy"
+    assert lacks["an engine"]["needed"] is True

@@ -145,3 +145,4 @@ def test_the_power_mode_goes_to_the_device(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UsageError, match="power mode 'MAXN'"):
         on_target.bench_on_target("orin", target, None, notify=print)  # type: ignore[arg-type]
     assert "--power-mode=15W" in asked[0]
+    assert "--batch" not in asked[0]  # it is the scenario's own, unless it was given

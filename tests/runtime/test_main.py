@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 
 import runtime
 from runtime import __main__ as program
-from runtime import measure
+from runtime import bench, measure
 from runtime.__main__ import main
 from runtime.bundle import write_checksums
+from runtime.comparison import processes_of
+from runtime.errors import DataError
+from runtime.server import ServerPlan, ServerResult, Trial
 
 ROOT = Path(runtime.__file__).parent.parent
 
@@ -58,11 +62,61 @@ def test_several_formats_are_measured_in_turn_and_shown_each(write_bundle, build
     assert all(len(each["processes"]) == 2 for each in document["results"])
 
 
+def test_offline_takes_the_largest_verified_batch_and_counts_wall_time(bundle_folder, capsys):
+    words = ["--scenario", "offline", "--seconds", "0.04", "--processes", "2", "--json"]
+    assert main(["bench", str(bundle_folder), *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["scenario"], document["batch"]) == ("offline", 8)
+    rows = 8 * document["latency"]["calls"]
+    assert document["throughput_rows_per_s"] == pytest.approx(rows / document["seconds"])
+    assert document["seconds"] > 0.04
+    assert not any("was not verified" in note for note in document["notes"])
+
+
+def test_a_server_is_asked_for_the_rate_of_its_bound(bundle_folder, monkeypatch, capsys):
+    plans = []
+
+    def stepped(calls, plan, *, say):
+        plans.append(plan)
+        calls[0]()
+        best = Trial(640.0, 700, 1, 1, np.full(700, 2_000_000, dtype=np.uint64))
+        return ServerResult(plan, 1000.0, best, (best,))
+
+    monkeypatch.setattr(bench, "largest_rate", stepped)
+    words = ["--quick", "--scenario", "server", "--bound-ms", "2.5", "--percentile", "99.9"]
+    assert main(["bench", str(bundle_folder), *words, "--json"]) == 0
+    assert plans == [ServerPlan(2_500_000, Fraction(999, 1000), 3.0)]
+    document = json.loads(capsys.readouterr().out)
+    assert (document["scenario"], document["throughput_rows_per_s"]) == ("server", 640.0)
+    assert (document["server"]["rate_per_s"], document["server"]["over"]) == (640.0, 1)
+    assert document["latency"]["calls"] == document["samples"]["count"] == 700
+    assert "energy" not in document
+    with pytest.raises(DataError, match="a result of a server"):
+        processes_of(document, "bench.json")
+    assert main(["bench", str(bundle_folder), *words]) == 0
+    assert "640 rows/s, the largest rate of random arrivals with 99.9 % within 2.5 ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scenario", "server"], "needs a bound of latency"),
+        (["--bound-ms", "3"], "--bound-ms and --percentile are of --scenario server"),
+        (["--scenario", "server", "--bound-ms", "3", "--processes", "5"], "are not of --scenario server"),
+        (["--power-mode", "15W"], "power mode '15W' is asked for, and this device says none"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(bundle_folder, capsys, monkeypatch, words, message):
+    monkeypatch.setenv("PATH", "")
+    assert main(["bench", str(bundle_folder), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "inf", "soon"])
 def test_seconds_that_are_none_are_refused(bundle_folder, capsys, seconds):
     with pytest.raises(SystemExit):
         main(["bench", str(bundle_folder), "--seconds", seconds])
-    assert "is not a number of seconds above 0" in capsys.readouterr().err
+    assert "is not a number above 0" in capsys.readouterr().err
 
 
 def test_json_is_all_there_is_on_stdout(bundle_folder, capsys, tiny_plans):

@@ -1,0 +1,126 @@
+"""What this device can run, what is missing with the command that installs it, and which formats it cannot read.
+
+Needs the standard library alone: a device without numpy is told how to get it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime import custom_ops
+from runtime.errors import EdgefoldError
+from runtime.onnx_file import read_onnx_header
+from runtime.onnx_support import refusal
+
+_LEAST_PYTHON = (3, 10)
+# Engine -> what to hand pip.
+_ENGINES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
+# Formats that other engines than ONNX Runtime run: `runtime.runners.RUNNERS`, which needs numpy.
+_NOT_ONNX = "tensorrt"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for. needed: whether nothing can be measured without it."""
+
+    what: str
+    usable: bool
+    found: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def examine(bundle: Path | None = None, formats: Sequence[str] = ()) -> list[Finding]:
+    """Return what is found here; with a bundle, whether the engine reads each of its formats (else `formats`)."""
+    engines = {name: _package(name, install, needed=False) for name, install in _ENGINES.items()}
+    findings = [_python(), _package("numpy", "numpy", needed=True), *engines.values()]
+    if not any(each.usable for each in engines.values()):
+        findings.append(Finding("an engine", False, "none of these", _pip("onnxruntime"), needed=True))
+    findings += _providers(engines["onnxruntime"])
+    findings += [_custom_ops(), *_power()]
+    if bundle is not None:
+        findings += _formats(bundle, formats, engines["onnxruntime"])
+    return findings
+
+
+def document_of(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {"kind": "doctor", "findings": [asdict(each) for each in findings]}
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    width = max(len(each.what) for each in findings)
+    lines = []
+    for each in findings:
+        lines.append(f"{'yes' if each.usable else 'NO' if each.needed else 'no':3}  {each.what:<{width}}  {each.found}")
+        if not each.usable and each.remedy:
+            lines.append(f"{'':{width + 7}}{each.remedy}")
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
+    return Finding("python", sys.version_info >= _LEAST_PYTHON, found, "Install Python 3.10 or newer.", needed=True)
+
+
+def _package(module: str, install: str, *, needed: bool) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(module, False, "not installed", _pip(install), needed)
+    try:
+        version = str(getattr(importlib.import_module(module), "__version__", "version not said"))
+    except Exception as error:  # a broken native library can raise anything, and the rest must still be reported
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return Finding(module, False, f"cannot be loaded: {reason[-1]}", _pip(f"--force-reinstall {install}"), needed)
+    return Finding(module, True, version, "", needed)
+
+
+def _pip(install: str) -> str:
+    return f"{sys.executable} -m pip install {install}"
+
+
+def _providers(engine: Finding) -> Iterator[Finding]:
+    if engine.usable:
+        names = importlib.import_module("onnxruntime").get_available_providers()
+        yield Finding("providers of onnxruntime", True, ", ".join(names))
+
+
+def _custom_ops() -> Finding:
+    what = "custom operators (packed)"
+    try:
+        return Finding(what, True, f"{custom_ops.instruction_set()}, {custom_ops.library_path()}")
+    except EdgefoldError as error:
+        return Finding(what, False, error.message, "Build them for this device: runtime/ops/README.md.")
+
+
+def _power() -> Iterator[Finding]:
+    from runtime.board import power_mode, read_counters
+
+    if (mode := power_mode()) is not None:
+        yield Finding("power mode", True, mode)
+    counters = read_counters()
+    remedy = "Linux lets only root read RAPL: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
+    unreadable = any(Path("/sys/class/powercap").glob("intel-rapl:*")) and not counters
+    yield Finding("counters of energy", bool(counters), ", ".join(counters) or "none", remedy if unreadable else "")
+
+
+def _formats(bundle: Path, formats: Sequence[str], engine: Finding) -> Iterator[Finding]:
+    from runtime.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    names = [name for name in formats or opened.formats if not name.startswith(_NOT_ONNX)]
+    if not engine.usable:
+        return
+    refused = {name: refusal(read_onnx_header(opened.file_of(name)), engine.found) for name in names}
+    readable = [name for name, why in refused.items() if why is None]
+    for name, why in refused.items():
+        if why is None:
+            yield Finding(f"format {name}", True, f"onnxruntime {engine.found} reads it")
+            continue
+        instead = f", or measure {' or '.join(readable)}" if readable else ""
+        yield Finding(f"format {name}", False, why[0], f"{sys.executable} -m {why[1]}{instead}")
