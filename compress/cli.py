@@ -469,6 +469,21 @@ def compare(names: tuple[str, ...], runs: Path, csv: Path | None, plot: Path | N
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what an exported file is, what made it, and what it holds; compare what has a checksum with it.
+
+    FILE is a bundle's folder, any .onnx file, an engine with its .json beside it, or a stage's folder.
+
+    \b
+    Example:
+      edgefold inspect runs/quickstart/bundle/model.onnx
+    """
+    _device_side("inspect", file, [], None, as_json)
+
+
+@main.command()
 @click.argument("recipe")
 @run_options
 def report(recipe: str, as_json: bool, **options: Any) -> None:

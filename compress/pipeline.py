@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import locked
+from compress.model_card import run_card
 from compress.plan import Plan, plan
 from compress.progress import Notify
 from compress.report import write_report
@@ -15,8 +16,9 @@ from compress.stages import Settings
 from compress.summary import Row, summarise
 from compress.variant_run import Step, VariantRun
 from compress.variants import WHOLE, Selection, load_variants
+from export.bundle import CARD
 from runtime.errors import GateError
-from runtime.files import remove_leftovers
+from runtime.files import remove_leftovers, write_atomically
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ def run_plans(
         rows = summarise(runs)
         missed += [_expectation_message(row) for row in rows if row.expectation and row.expectation.passed is False]
         report = write_report(runs, rows, folder) if until == "benchmark" else None
+        for run in runs:
+            if until == "benchmark" and run.bundle() is not None:
+                write_atomically(run.folder / CARD, run_card(run))
     return Outcome(rows, tuple(missed), folder, report, plans[0].variant.scale)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, TypeAdapter
 
+from compress import provenance
 from compress.datasets.base import Split, unit_normalization
 from compress.formats import FORMATS, FormatSpec, Int8Spec
 from compress.forms import Source, form_of
@@ -42,10 +43,14 @@ _FORMATS: TypeAdapter[Any] = TypeAdapter(
 
 @dataclass(frozen=True, eq=False)
 class ReadyStudent:
-    """A student with its weights, in evaluation mode. rows: to compare its forms on; train: to calibrate with."""
+    """A student with its weights, in evaluation mode.
+
+    recipe: what it is made of, as text. rows: to compare its forms on; train: to calibrate with.
+    """
 
     name: str
     key: str
+    recipe: str
     spec: ModelSpec
     model: Classifier
     signature: InputSignature
@@ -95,7 +100,7 @@ def ready_student(
     load_into(built, tensors, weights, f"{spec.kind} for {signature}, {len(class_names)} × {subclasses} logits")
     sizes = sizes_from(batch_sizes, "--batch-sizes", ",")
     identity = {
-        "weights": sha256_of_file(weights),
+        "weights": {"file": weights.name, "sha256": sha256_of_file(weights)},
         "model": as_recipe_value(spec),
         "input": [list(signature.shape), signature.layout],
         "normalization": [normalization.scale, list(normalization.mean), list(normalization.std)],
@@ -107,6 +112,7 @@ def ready_student(
     return ReadyStudent(
         name=name or weights.stem,
         key=sha256_of_bytes(json.dumps(identity, sort_keys=True).encode()),
+        recipe=provenance.yaml_text({"name": name or weights.stem, **identity}),
         spec=spec,
         model=built.eval(),
         signature=signature,
@@ -133,6 +139,7 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
         "edgefold.recipe_key": student.key,
         "edgefold.class_names": json.dumps(student.class_names),
         "edgefold.metrics": json.dumps(metrics),
+        provenance.KEY: student.recipe,
     }
     simulated, layers = onnx_from_graph(graph, student.signature, metadata=metadata), binary_layers(graph)
     source = Source(simulated, layers, train, notify)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from compress import figures
@@ -17,6 +16,7 @@ from compress.analysis.page import analysis_section
 from compress.artifact import versions
 from compress.gallery import Gallery, build_gallery
 from compress.parity_page import parity_sections
+from compress.provenance import without_places, yaml_text
 from compress.summary import Row, layers_by_damage, summary_sentence
 from compress.units import count, milliseconds, size
 from compress.variant_run import VariantRun
@@ -70,9 +70,8 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         analysis=analysis_section(first, tuple(first.artifacts), outputs),
         provenance=_provenance(first),
         machine=_flatten(bench["environment"]) if bench else [],
-        recipe_text=yaml.safe_dump(
-            _plain(first.plan.recipe.model_dump(mode="json", exclude_none=True)), sort_keys=False
-        ),
+        description=without_places(first.plan.recipe.description),
+        recipe_text=_recipe_text(first),
     )
     path = folder / "report.html"
     write_atomically(path, page)
@@ -187,10 +186,11 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+def _recipe_text(run: VariantRun) -> str:
+    """Return the whole recipe, seeds and sweep too, without the place of its data."""
+    value = run.plan.recipe.model_dump(mode="json", exclude_none=True)
+    value["data"].pop("root", None)
+    return yaml_text(value)
 
 
 def _deviations(value: float | None) -> str:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compress import provenance
 from compress.evaluate import predict
 from compress.formats import engine_specs
 from compress.forms import Source, form_of, record_file
+from compress.model_card import export_card
 from compress.recipe import LocalSpec
 from compress.stages import Stages
 from export.bundle import write_bundle, write_npz
@@ -155,6 +157,7 @@ class VariantRun(Stages):
             "edgefold.recipe_key": self.plan.key,
             "edgefold.class_names": json.dumps(dataset.class_names),
             "edgefold.metrics": json.dumps(metrics),
+            provenance.KEY: provenance.recipe_text(self.plan.variant),
         }
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
@@ -185,6 +188,7 @@ class VariantRun(Stages):
             metrics=metrics,
             batch_sizes=export.batch_sizes,
             engines=[spec.request for spec in engine_specs(export.formats) if spec.via == "onnx"],
+            card=export_card(self, onnx, [each.form for each in forms]),
         )
         bundle = open_bundle(self.bundle_path)
         for made in forms:

@@ -29,6 +29,7 @@ from runtime.tokens import Tokens
 MODEL = "model.onnx"
 SAMPLES = "samples.npz"
 LABELS = "labels.txt"
+CARD = "MODEL_CARD.md"
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip entry can have
 _NPZ_CHUNK = 1 << 26  # bytes that are written at a time
@@ -89,6 +90,7 @@ def write_bundle(
     metrics: Mapping[str, float],
     batch_sizes: Sequence[int],
     engines: Sequence[EngineRequest] = (),
+    card: str = "",
 ) -> None:
     """Write a bundle to `folder`, replacing what is there; the same content gives the same bytes.
 
@@ -99,6 +101,7 @@ def write_bundle(
     batch_sizes: the profile that the formats are verified at. text: what makes the ids of a text, for a signature of
     ids; it travels along, so that the device makes the same ones. table: the same for a signature with numbers.
     engines: those to be built of the formats (`export.engines`), now or on the device.
+    card: what people are told of the model, as Markdown.
     Raises ExportError, leaving `folder` as it was, where the parts do not belong together.
     """
     _check_names_and_metrics(class_names, metrics)
@@ -142,6 +145,8 @@ def write_bundle(
             write_atomically(beside / file, content)
         write_atomically(beside / SAMPLES, npz_bytes(samples))
         write_atomically(beside / LABELS, "".join(f"{each}\n" for each in class_names))
+        if card:
+            write_atomically(beside / CARD, card)
         if isinstance(text, Tokens) and text.definition is not None:
             write_atomically(beside / TOKENIZER, text.definition)
         write_atomically(beside / MANIFEST, json_text(manifest))

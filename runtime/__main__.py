@@ -7,7 +7,6 @@ cannot be used, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -145,39 +144,10 @@ def accuracy(options: argparse.Namespace) -> None:
 
 
 def inspect(options: argparse.Namespace) -> None:
-    from runtime import display
-    from runtime.bundle import MANIFEST, open_bundle
-    from runtime.engine_file import engine_file_from_json
-    from runtime.onnx_file import onnx_header_from_bytes, refuse_external_data
+    from runtime import inspection, inspection_text
 
-    bundle = open_bundle(options.bundle)
-    headers = {}
-    for name, entry in bundle.formats.items():
-        if entry.file.endswith(".onnx"):
-            path = bundle.file_of(name)
-            headers[name] = onnx_header_from_bytes(bundle.read_bytes(entry.file), str(path))
-            refuse_external_data(headers[name], path)
-    engines = {
-        name: engine_file_from_json(bundle.read_bytes(entry.description), str(bundle.path / entry.description))
-        for name, entry in bundle.formats.items()
-        if entry.description is not None
-    }
-    document = {
-        "kind": "inspect",
-        "path": str(bundle.path),
-        "checksum": bundle.checksum,
-        "manifest": json.loads(bundle.read_bytes(MANIFEST)),
-        "onnx": {
-            name: {
-                "ir_version": header.ir_version,
-                "opsets": dict(header.opsets),
-                "metadata": dict(header.metadata),
-            }
-            for name, header in headers.items()
-        },
-        "engines": {name: engine.to_json() for name, engine in engines.items()},
-    }
-    _finish(document, lambda: display.inspection_text(bundle, headers, bundle.checksum, engines), options)
+    found = inspection.inspect(options.bundle)
+    _finish(found.to_json(), lambda: inspection_text.inspected_text(found), options)
 
 
 def classify(options: argparse.Namespace) -> None:
@@ -352,8 +322,8 @@ def _add_inspect(verbs: Any) -> None:
     verb = _add_verb(
         verbs,
         inspect,
-        "Check every file of a bundle and show what it holds: classes, shapes, formats, metadata.",
-        "python -m runtime inspect bundle",
+        "Check a bundle, an .onnx file, an engine or a stage's folder, and show what it is and what made it.",
+        "python -m runtime inspect bundle/model.int8.onnx",
     )
     _add_output_options(verb, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,7 @@ if TYPE_CHECKING:
     from runtime.accuracy import AccuracyResult
     from runtime.bundle import Bundle
     from runtime.classify import Classified
-    from runtime.engine_file import EngineFile
     from runtime.manifest import TensorSpec
-from runtime.onnx_file import OnnxHeader
 
 _WORST_CLASSES = 10
 _CONFUSIONS = 5
@@ -31,7 +28,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
         return f"{ms:.2f} ms"
 
     title = (
-        f"{result['bundle']['name']}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
+        f"{_model_name(result)}: {result['format']} ({result['precision']}, {result['size_bytes']:,} bytes) on "
         f"{_engine(engine['name'], engine['version'], engine['chosen'])}, {_count(engine['threads'], 'thread')}, "
         f"batch {result['batch']}{' (QUICK measurement)' if result['quick'] else ''}"
     )
@@ -64,7 +61,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
         facts["memory"] = f"{peak / 1e6:.1f} MB at most, with Python and the engine"
     facts["machine"] = _machine(result["environment"])
     notes = [f"note: {note}" for note in result["notes"]]
-    return "\n".join([title, "", *_columns(rows), "", *_pairs(facts), *([""] if notes else []), *notes])
+    return "\n".join([title, "", *_columns(rows), "", *pairs(facts), *([""] if notes else []), *notes])
 
 
 def accuracy_text(result: AccuracyResult) -> str:
@@ -81,58 +78,37 @@ def accuracy_text(result: AccuracyResult) -> str:
         facts["agreement"] = f"{rate} with the reference ({equal} rows)"
     engine = _engine(result.engine, result.engine_version, result.choice.to_json())
     title = f"{result.bundle}: {result.format} on {engine}, batch {result.batch}"
-    return "\n".join([title, "", *_pairs(facts), "", *_class_table(result), *_confusions(result)])
+    return "\n".join([title, "", *pairs(facts), "", *_class_table(result), *_confusions(result)])
 
 
 def classified_text(classified: Sequence[Classified]) -> str:
     width = max((len(each.class_name) for each in classified), default=0)
     return "\n".join(
-        f"{each.class_name:<{width}}  {_percent(each.probability):>8}  {_clipped(each.text)}".rstrip()
+        f"{each.class_name:<{width}}  {_percent(each.probability):>8}  {clipped(each.text)}".rstrip()
         for each in classified
     )
 
 
-def inspection_text(
-    bundle: Bundle, headers: Mapping[str, OnnxHeader], checksum: str, engines: Mapping[str, EngineFile] | None = None
-) -> str:
-    output = ", ".join(_tensor(each) for each in bundle.outputs)
+def bundle_facts(bundle: Bundle) -> dict[str, str]:
+    """Return what a bundle's manifest says, in words, without its formats."""
     subclasses = f" with {bundle.subclasses} subclasses each" if bundle.subclasses > 1 else ""
-    facts = {
+    return {
         "bundle": f"{bundle.name} (stage {bundle.stage})",
-        "checksum": checksum,
+        "checksum": bundle.checksum,
         "recipe key": bundle.recipe_key or "none",
         "classes": f"{bundle.classes}{subclasses}: {_shortened(bundle.class_names)}",
         "input": _tensor(bundle.input) + f" {bundle.input.layout}",
         **({"text": str(bundle.text)} if bundle.text else {}),
         **({"table": str(bundle.table)} if bundle.table else {}),
-        "output": output,
+        "output": ", ".join(_tensor(each) for each in bundle.outputs),
         "verified batches": ", ".join(map(str, bundle.batch_sizes)),
         **{name.replace("_", " "): f"{value:g}" for name, value in bundle.metrics.items()},
     }
-    lines = _pairs(facts)
-    for name, entry in bundle.formats.items():
-        lines += ["", f"{name}: {entry.file}, {entry.precision}, {entry.size_bytes:,} bytes"]
-        if name in headers:
-            header = headers[name]
-            opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
-            values = {"IR version": str(header.ir_version), "opset": opsets, **header.metadata}
-            lines += [f"  {line}" for line in _pairs({key: _clipped(value) for key, value in values.items()})]
-        if engines and name in engines:
-            lines += [f"  {line}" for line in _pairs(_engine_facts(engines[name]))]
-    for request in bundle.missing_engines:
-        lines += ["", f"not built: {request.in_words()} (on the device: edgefold export engine {bundle.path})"]
-    return "\n".join(lines)
 
 
-def _engine_facts(engine: EngineFile) -> dict[str, str]:
-    types = Counter(layer.inputs[0] for layer in engine.layers if layer.inputs)
-    return {
-        "built by": f"{engine.module} {engine.version}",
-        "built of": f"{engine.onnx_file}, sha256 {engine.onnx_sha256}",
-        "for": engine.device or engine.compute_capability or "every GPU that TensorRT-RTX serves",
-        "batches": ", ".join("-".join(map(str, profile.batch_sizes)) for profile in engine.profiles),
-        "layers": ", ".join(f"{count} of {name}" for name, count in types.most_common()) or "not known",
-    }
+def _model_name(result: Mapping[str, Any]) -> str:
+    """Return the name of a result's bundle, or of the file where it is no bundle's."""
+    return str(result["bundle"]["name"] if result["bundle"] else result["model"]["file"])
 
 
 def _engine(name: str, version: str, choice: Mapping[str, Any]) -> str:
@@ -205,12 +181,12 @@ def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")
 
 
-def _clipped(value: str, width: int = 100) -> str:
+def clipped(value: str, width: int = 100) -> str:
     line = " ".join(value.split())
     return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
-def _pairs(facts: Mapping[str, str]) -> list[str]:
+def pairs(facts: Mapping[str, str]) -> list[str]:
     width = max(map(len, facts), default=0)
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]
 

@@ -92,6 +92,7 @@ def test_edgefold_help_imports_nothing_heavy() -> None:
         "verify",
         "bench",
         "accuracy",
+        "inspect",
         "report",
         "analyse",
         "list",

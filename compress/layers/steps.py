@@ -34,17 +34,19 @@ class _Snapped(torch.autograd.Function):
         scaled = x.float() / step
         rounded = scaled.round()
         levels = rounded.clamp(lowest, highest)
-        inside = rounded == levels
-        ctx.save_for_backward(inside, (levels - scaled * inside).to(x.dtype), step, factor)
+        beyond = rounded != levels
+        by_step = torch.where(beyond, levels, torch.sub(levels, scaled, out=rounded))
+        ctx.save_for_backward(beyond, by_step.to(x.dtype), step, factor)
         ctx.shape = growth.shape
-        return (levels * step).to(x.dtype)
+        return levels.mul_(step).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inside, by_step, step, factor = ctx.saved_tensors
+        beyond, by_step, step, factor = ctx.saved_tensors
         axes = tuple(range(1 if step.ndim else 0, gradient.ndim))
         of_steps = (gradient * by_step).sum(axes, dtype=torch.float32)
-        return gradient * inside, None, (of_steps * step.flatten() * factor).reshape(ctx.shape), None, None, None
+        of_growth = (of_steps * step.flatten() * factor).reshape(ctx.shape)
+        return gradient.masked_fill(beyond, 0), None, of_growth, None, None, None
 
 
 @torch.no_grad()

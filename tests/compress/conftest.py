@@ -109,7 +109,7 @@ class Project:
 
     def invoke(self, *arguments: object) -> Result:
         """Call `edgefold` with `--runs` where the verb takes it; stdout and stderr are kept apart."""
-        takes_runs = arguments[0] not in ("--debug", "check", "list", "doctor") and "--runs" not in arguments
+        takes_runs = arguments[0] not in ("--debug", "check", "list", "doctor", "inspect") and "--runs" not in arguments
         runs = ["--runs", self.runs] if takes_runs else []
         return CliRunner().invoke(main, [str(argument) for argument in (*arguments, *runs)])
 

@@ -68,7 +68,7 @@ def test_run_shows_the_plan_then_a_line_an_epoch_then_the_table(finished: Any) -
         assert all("rows/s" in line and "validation" in line and "ce " in line for line in epochs)
         assert epochs[0].rstrip().endswith("left")
         assert epochs[1].rstrip().endswith("done")
-    assert "measuring latency of onnx on this machine" in progress
+    assert "measuring latency on this machine: onnx.local" in progress
     assert "epoch" not in results
 
     header, *table = results.splitlines()

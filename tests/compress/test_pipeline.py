@@ -25,7 +25,7 @@ from runtime.own_process import run_in_own_process
 from runtime.processes import Candidate
 from runtime.runners import open_runner
 
-BUNDLE_FILES = {"manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
+BUNDLE_FILES = {"MODEL_CARD.md", "manifest.json", "model.onnx", "samples.npz", "labels.txt", "checksums.sha256"}
 EXPECT = "expect: {{test_accuracy_percent: {published}, {tolerance}, source: table 1}}\n"
 
 

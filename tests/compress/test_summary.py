@@ -47,7 +47,7 @@ class FakeRun:
     choices: tuple[EngineChoice, ...] = (EngineChoice(),)
 
     def bundle(self) -> Any:
-        return SimpleNamespace(formats=self.formats) if self.formats else None
+        return SimpleNamespace(formats=self.formats, missing_engines=()) if self.formats else None
 
     def result(self, name: str) -> dict[str, Any] | None:
         return self.results.get(name)

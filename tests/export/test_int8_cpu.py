@@ -18,6 +18,8 @@ from export.graph import DeployableGraph, InputSignature, Normalization, Preproc
 from export.parity import Gate
 from export.to_int8 import Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
+from export.to_tensorrt import require_buildable
+from runtime.errors import ExportError
 
 OPEN = Gate(max_error_over_std=1e9, top1_agreement=0.0, metric_drop_points=100.0)
 SIGNATURE = InputSignature((12, 10, 3))
@@ -303,3 +305,11 @@ def test_outlier_channel_is_rescued_by_returning_layers_to_float() -> None:
 
 def test_same_rows_give_the_same_bytes(residual: bytes) -> None:
     assert quantised(residual).model == quantised(residual).model
+
+
+def test_tensorrt_is_not_given_unsigned_numbers(plain: bytes) -> None:
+    signed, unsigned = (quantised(plain, form=form).model for form in ("signed", "cpu"))
+    require_buildable(signed)
+    with pytest.raises(ExportError, match=r"quantises to uint8 in .* TensorRT reads it as int8") as refused:
+        require_buildable(unsigned)
+    assert "as the format int8 does" in refused.value.remedy

@@ -21,13 +21,18 @@ def test_the_gates_are_those_of_the_design() -> None:
         "fp32": (1e-4, 1.0, 0.0),
         "packed": (1e-4, 1.0, 0.0),
         "fp16": (2e-2, 0.99, 0.1),
+        "bf16": (1e-1, 0.98, 0.3),
         "int8": (3e-1, 0.97, 1.0),
         "int8_cpu": (3e-1, 0.97, 1.0),
+        "int4": (3e-1, 0.97, 1.0),
+        "qonnx": (3e-1, 0.97, 1.0),
     }
 
 
 def test_unknown_precision_should_fail_and_list_the_gates() -> None:
-    with pytest.raises(BundleError, match="'fp8' has no parity gate; there are gates for fp32, packed, fp16, int8"):
+    with pytest.raises(
+        BundleError, match="'fp8' has no parity gate; there are gates for fp32, packed, fp16, bf16, int8"
+    ):
         gate_of("fp8")
 
 

@@ -127,8 +127,10 @@ def test_it_computes_what_torch_computes(graph: DeployableGraph, exported: bytes
     error = np.abs(came - reference).max(axis=1) / reference.std()
     assert np.median(error) < 1e-5  # a value between two levels may fall to the other side, seldom
     assert error.max() < 0.1
-    optimised = outputs(qdq_from_onnx(exported), optimised=True)
-    assert np.abs(optimised - reference).max() / reference.std() < 0.3
+    optimised = np.abs(outputs(qdq_from_onnx(exported), optimised=True) - reference).max(axis=1) / reference.std()
+    # The classifier's inputs have 8 bits: its bias is rounded, to a fine grid. The others are not.
+    assert np.median(optimised) < 0.01
+    assert optimised.max() < 0.1
 
 
 def test_the_form_is_the_one_that_tensorrt_reads(graph: DeployableGraph, exported: bytes) -> None:

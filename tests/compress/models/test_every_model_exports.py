@@ -40,6 +40,7 @@ from compress.models.small_cnn import SmallCNNSpec
 from compress.models.table_mlp import TableMLPSpec
 from compress.models.vgg import VGGSpec
 from compress.models.wrn import WideResNetSpec
+from compress.quantize import QuantizedSpec, QuantizeSpec
 from export.calibration import outputs_of
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
 from export.layers import binary_layers
@@ -48,6 +49,7 @@ from export.to_bf16 import bf16_from_onnx, widened_from_bf16
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import Form, Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
+from export.to_qdq import qdq_from_onnx
 from export.to_tensorrt import engine_from_onnx
 
 CLASSES, SUBCLASSES = 5, 2
@@ -314,3 +316,21 @@ def test_int8_for_a_cpu_meets_its_gate_and_is_computed_on_8_bit_numbers(exported
         padded = operators["Pad"]  # which has no kernel for 8 bits in these graphs
         assert operators["DequantizeLinear"] == operators["QuantizeLinear"] == padded
         assert operators["Add"] == 1  # of the fold
+
+
+# What grids have not met elsewhere: frozen layers, attention, shuffled channels, depthwise convolutions under ReLU6.
+QUANTISED = ("embedding_mlp", "encoder", "mobilenet_v2 0.5, cifar", "shufflenet_v2, cifar")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in QUANTISED], ids=str)
+def test_a_quantised_model_is_exported_as_its_integers(case: Case, encoder: str) -> None:
+    spec = case.spec if isinstance(case.spec, ModelSpec) else case.spec(encoder)
+    few = replace(case, spec=QuantizedSpec(model=spec, quantize=QuantizeSpec(weights=4)))
+    exported = export(few, encoder)
+    inputs = inputs_of(case.signature, 64, seed=9)
+    with torch.no_grad():
+        reference = exported.graph(torch.from_numpy(inputs)).numpy()
+    made = qdq_from_onnx(exported.model)
+    comparison = compare(reference, outputs_of(made, ["logits"], inputs)[0], reference.argmax(axis=1), GATES["int8"])
+    assert comparison.passed, comparison.reasons
+    assert len(made) < len(exported.model)
