@@ -311,8 +311,10 @@ def test_int8_for_a_cpu_meets_its_gate_and_is_computed_on_8_bit_numbers(exported
     in_float = convolutions.intersection(made.float_layers)
     assert operators["Conv"] + operators["FusedConv"] == len(in_float)
     assert operators["QLinearConv"] >= len(convolutions) - len(in_float)  # and batch norms, and the scaling of pixels
-    assert operators["BatchNormalization"] == operators["Clip" if convolutions else ""] == 0
-    if convolutions and not in_float:
+    assert operators["BatchNormalization"] == 0
+    rounds = exported.case.name.startswith("binary_resnet")  # its own few bits, in float
+    if convolutions and not in_float and not rounds:
+        assert operators["Clip"] == 0
         padded = operators["Pad"]  # which has no kernel for 8 bits in these graphs
         assert operators["DequantizeLinear"] == operators["QuantizeLinear"] == padded
         assert operators["Add"] == 1  # of the fold
