@@ -353,6 +353,7 @@ def verify(
 @click.option("--bound-ms", type=click.FloatRange(min=0, min_open=True), help="Of a server: latency, queue included.")
 @click.option("--percentile", type=click.FloatRange(50, 99.99), help="Of a server: queries in the bound  [default: 99]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
+@click.option("--loadgen", is_flag=True, help="Under MLCommons LoadGen, as a cross-check of the own loop.")
 @click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
 @click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
@@ -384,6 +385,7 @@ def bench(
     engine += [f"--scenario={options['scenario']}"]
     engine += [f"--{name.replace('_', '-')}={value}" for name in ("bound_ms", "percentile") if (value := options[name])]
     of_this_machine = [*_file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
+    of_this_machine += ["--loadgen"] if options["loadgen"] else []
     if targets:
         from compress import target_commands
 

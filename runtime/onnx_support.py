@@ -20,7 +20,7 @@ class Reads:
     opset: int
 
 
-# By minor version; 1.19 and 1.23 by the project's own tests with 1.19.2 and 1.23.2.
+# By minor version.
 READS: Mapping[tuple[int, int], Reads] = {
     (1, 16): Reads(9, 19),
     (1, 17): Reads(9, 20),
