@@ -88,13 +88,14 @@ def doctor(names: Sequence[str], file: Path, *, bundle: Path | None, as_json: bo
     if results:
         print_target_findings(results, as_json)
     _finish(results, errors, None)
-    missing = [f"target {name} has no {each['what']}" for name, found in results.items() for each in _lacking(found)]
+    lacking = {name: _lacking(found) for name, found in results.items()}
+    missing = [f"target {name} lacks {', '.join(each)}" for name, each in lacking.items() if each]
     if missing:
-        raise MissingExtraError("\n".join(missing), "The table says what installs it.")
+        raise MissingExtraError("\n".join(missing), "The commands that install it stand below each table.")
 
 
-def _lacking(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [each for each in findings if each["needed"] and not each["usable"]]
+def _lacking(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [each["what"] for each in findings if each["needed"] and not each["usable"]]
 
 
 def _targets(names: Sequence[str], file: Path, overrides: Mapping[str, int | None]) -> dict[str, Target]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compress.units import count, duration, milliseconds, size
+from runtime.display import throughput
 
 if TYPE_CHECKING:
     from compress.analysis.command import VariantAnalysis
@@ -430,6 +431,8 @@ def print_target_benches(
                 "MISSED" if missed[name, form] else "",
             )
             notes += [f"{name}, {form}: {note}" for note in result["notes"]]
+            if result.get("scenario", "single") != "single":
+                notes.insert(0, f"{name}, {form}: {throughput(result)}")
     console = _console(stderr=False)
     console.print(table)
     for note in notes:

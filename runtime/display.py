@@ -44,7 +44,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
     if len(processes) > 1:
         medians = [each["p50_ms"] for each in processes]
         facts["processes"] = f"{len(processes)}, with medians from {time(min(medians))} to {time(max(medians))}"
-    facts["throughput"] = f"{result['throughput_rows_per_s']:,.0f} rows/s, {_scenario(result)}"
+    facts["throughput"] = throughput(result)
     warm_up = result["warm_up"]
     facts["calls"] = (
         f"{latency['calls']:,} in {result['seconds']:.1f} s, after {_count(warm_up['calls'], 'call')} "
@@ -80,6 +80,19 @@ def loadgen_text(result: Mapping[str, Any]) -> str:
     }
     title = f"{_model_name(result)}: {result['format']} on {result['engine']}, single stream under LoadGen"
     return "\n".join([title, "", *_columns(rows), "", *pairs(facts)])
+
+
+def throughput(result: Mapping[str, Any]) -> str:
+    """Say the throughput of a document of `bench`, and what it is of."""
+    rows = f"{result['throughput_rows_per_s']:,.0f} rows/s"
+    if "server" not in result:
+        return f"{rows}, {'offline' if result.get('scenario') == 'offline' else 'one call after the other'}"
+    server = result["server"]
+    return (
+        f"{rows}, the largest rate of random arrivals with {server['percentile']:g} % within "
+        f"{server['bound_ms']:g} ms: {server['over']} of {server['queries']:,} over, {server['allowed']} allowed; "
+        f"without a queue {server['capacity_per_s']:,.0f} calls/s"
+    )
 
 
 def accuracy_text(result: AccuracyResult) -> str:
@@ -176,18 +189,6 @@ def _machine(environment: Mapping[str, Any]) -> str:
     if "custom_ops" in environment:
         parts.append(f"custom operators {environment['custom_ops']}")
     return ", ".join(parts)
-
-
-def _scenario(result: Mapping[str, Any]) -> str:
-    """Say what a throughput is of."""
-    if "server" not in result:
-        return "offline" if result.get("scenario") == "offline" else "one call after the other"
-    server = result["server"]
-    return (
-        f"the largest rate of random arrivals with {server['percentile']:g} % within {server['bound_ms']:g} ms: "
-        f"{server['over']} of {server['queries']:,} over, {server['allowed']} allowed; "
-        f"without a queue {server['capacity_per_s']:,.0f} calls/s"
-    )
 
 
 def _board(result: Mapping[str, Any]) -> dict[str, str]:

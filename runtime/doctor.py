@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import custom_ops
+from runtime.cuda import cuda_devices
 from runtime.errors import EdgefoldError
 from runtime.onnx_file import read_onnx_header
 from runtime.onnx_support import refusal
@@ -39,7 +40,9 @@ class Finding:
 
 def examine(bundle: Path | None = None, formats: Sequence[str] = ()) -> list[Finding]:
     """Return what is found here; with a bundle, whether the engine reads each of its formats (else `formats`)."""
-    engines = {name: _package(name, install, needed=False) for name, install in _ENGINES.items()}
+    # Without a GPU of NVIDIA's, TensorRT is nothing that is missing.
+    names = [name for name in _ENGINES if name != "tensorrt" or cuda_devices() or importlib.util.find_spec(name)]
+    engines = {name: _package(name, _ENGINES[name], needed=False) for name in names}
     findings = [_python(), _package("numpy", "numpy", needed=True), *engines.values()]
     if not any(each.usable for each in engines.values()):
         findings.append(Finding("an engine", False, "none of these", _pip("onnxruntime"), needed=True))

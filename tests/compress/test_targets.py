@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from compress import on_target
+from compress import on_target, target_commands
 from compress.on_target import accuracy_drop_points, missed_limits
 from compress.remote import command_of
 from compress.targets import Limits, Target, find_target, read_targets
-from runtime.errors import RecipeError, UsageError
+from runtime.errors import MissingExtraError, RecipeError, UsageError
 
 PI = """
 pi4:
@@ -146,3 +146,27 @@ def test_the_power_mode_goes_to_the_device(tmp_path: Path, monkeypatch: pytest.M
         on_target.bench_on_target("orin", target, None, notify=print)  # type: ignore[arg-type]
     assert "--power-mode=15W" in asked[0]
     assert "--batch" not in asked[0]  # it is the scenario's own, unless it was given
+
+
+def test_a_device_that_lacks_what_every_measurement_needs_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(name: str, *_: object, **__: object) -> list[dict[str, object]]:
+        usable = name == "phone"
+        numpy = {
+            "what": "numpy",
+            "usable": usable,
+            "found": "?",
+            "remedy": "python -m pip install numpy",
+            "needed": True,
+        }
+        other = {"what": "openvino", "usable": False, "found": "?", "remedy": "", "needed": False}
+        return [numpy, other]
+
+    monkeypatch.setattr(target_commands, "doctor_on_target", found)
+    file = targets_file(tmp_path, PI)
+    target_commands.doctor(["phone"], file, bundle=None, as_json=False)
+    assert "pip install" not in capsys.readouterr().out
+    with pytest.raises(MissingExtraError, match=r"^target pi4 lacks numpy\n"):
+        target_commands.doctor(["phone", "pi4"], file, bundle=None, as_json=False)
+    assert "numpy: python -m pip install numpy" in capsys.readouterr().out
