@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -65,7 +64,7 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], path: Path, model
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         value: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # what is refused and what is damaged raise types of many modules
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(
             f"{path}: torch does not read it as weights alone: {reason}",

@@ -258,6 +258,9 @@ def test_nothing_is_unpickled(path: Path) -> None:
             assert (node.module or "").split(".")[0] not in UNPICKLERS
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in {"torch.load", "torch.save", "torch.hub.load", "yaml.load", "yaml.unsafe_load"}
+            if called == "torch.load":  # of weights that were made elsewhere: tensors alone, by torch's own reader
+                assert "weights_only=True" in map(ast.unparse, node.keywords)
+                continue
+            assert called not in {"torch.save", "torch.hub.load", "yaml.load", "yaml.unsafe_load"}
             pickles = [keyword.value for keyword in node.keywords if keyword.arg == "allow_pickle"]
             assert all(isinstance(value, ast.Constant) and value.value is False for value in pickles)

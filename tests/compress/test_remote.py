@@ -253,14 +253,14 @@ def test_a_link_that_is_cut_while_files_go_over_leaves_no_half_file(server: SshS
 def test_an_interrupt_cleans_up(server: SshServer, target: Target, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "targets.yaml").write_text(json.dumps({"box": target.model_dump(exclude_none=True, mode="json")}))
     command = [sys.executable, "-m", "compress", "bench", str(bundle.path), "--target", "box"]
-    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=with_checkout())
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "measuring" in line:
-            running.send_signal(signal.SIGINT)
-            break
-    assert running.wait(20) == 130
-    running.stderr.close()
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=with_checkout()) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "measuring" in line:
+                running.send_signal(signal.SIGINT)
+                break
+        running.stderr.read()
+    assert running.returncode == 130
     assert wait_until(lambda: left_behind(server) == [])
 
 
