@@ -577,7 +577,7 @@ def check(recipes: tuple[str, ...], targets_file: Path, as_json: bool) -> None:
             results.append({"recipe": str(path), "stages": None, "runs": None, "warnings": [], "error": error.message})
     terminal.print_check(results, as_json)
     if errors:
-        raise UsageError("\n".join(error.message for error in errors))
+        raise UsageError("\n".join(map(str, errors)))
 
 
 @main.command()

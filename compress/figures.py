@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from compress.choice import Candidate, front
 from compress.summary import Row
@@ -281,6 +281,7 @@ def choice(candidates: Sequence[Candidate]) -> str:
             )
             _draw_limits(axes, here, factor, colours)
             axes.set(title=target, xscale="log", xlabel=f"p50, {unit}")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         figure.axes[0].set_ylabel("test accuracy, %")
         named = [Line2D([], [], color=colours[each], lw=3, label=" · ".join(filter(None, each))) for each in students]
         named += [Line2D([], [], color="#555555", marker=marks[form], ls="", label=form) for form in formats]

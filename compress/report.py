@@ -93,7 +93,7 @@ def _device_plots(candidates: Sequence[Candidate]) -> list[Plot]:
     for target in dict.fromkeys(each.target for each in candidates):
         here = [each for each in candidates if each.target == target]
         caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: those that no "
-        caption += "other beats. Hollow: failed parity or a limit."
+        caption += "other beats in accuracy, latency and size. Hollow: failed parity or a limit."
         if limits := limits_in_words(here[0].limits):
             caption += f" Dashed: the limits of {target} ({limits})."
         plots.append(Plot(f"Accuracy against latency on {target}", figures.choice(here), caption))
