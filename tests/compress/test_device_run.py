@@ -185,5 +185,6 @@ def test_a_recipe_is_measured_on_a_device_by_ssh(project: Any, tmp_path: Path) -
     assert accuracy["host_agreement"]["rate"] == 1.0
     assert (accuracy["rows_unlike_torch"], accuracy["torch_correct"]) == ([], accuracy["correct"])
     assert "Accuracy against latency on box" in (project.results / "report.html").read_text()
+    assert "| onnx | box: " in (project.results / "MODEL_CARD.md").read_text()
     compared = project.invoke("compare", project.results)
     assert "On box: none passed parity and the limits (size ≤ 1 kB)." in compared.stdout
