@@ -347,6 +347,7 @@ def verify(
 @click.option("--threads", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--batch", type=click.IntRange(min=1), help="[default: 1, or the target's]")
 @click.option("--quick", is_flag=True, help="3 s instead of 10, labelled so.")
+@click.option("--loadgen", is_flag=True, help="Under MLCommons LoadGen, as a cross-check of the own loop.")
 @click.option("--cuda-graph", is_flag=True, help="Of a TensorRT engine: launch it as one CUDA graph.")
 @click.option("--without-copies", is_flag=True, help="Of a TensorRT engine: do not time copies from and to the host.")
 @click.option("--output", type=click.Path(path_type=Path), help="Also write bench.json here.")
@@ -375,6 +376,7 @@ def bench(
     engine = _engine_arguments(options)
     engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
     of_this_machine = [*_file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
+    of_this_machine += ["--loadgen"] if options["loadgen"] else []
     if targets:
         from compress import target_commands
 

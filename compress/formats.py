@@ -38,9 +38,9 @@ class Fp16Spec(FormatSpec):
 
 
 class Bf16Spec(FormatSpec):
-    """Weights and arithmetic in bfloat16, for TensorRT on GPUs from Ampere on: no engine of a CPU here has it.
+    """Weights and arithmetic in bfloat16, for TensorRT on GPUs from Ampere on, and for OpenVINO.
 
-    Parity is proven by the same arithmetic in float32 (`export.to_bf16`); it is measured by a TensorRT engine.
+    ONNX Runtime's CPU provider lacks it: parity is then proven by the same arithmetic in float32 (`export.to_bf16`).
     """
 
     kind = "bf16"

@@ -48,9 +48,25 @@ def bench(options: argparse.Namespace) -> None:
     from runtime import display
 
     _check_output(options.output)
+    if options.loadgen:
+        _bench_under_loadgen(options)
+        return
     documents = _measured(options)
     document = documents[0] if len(documents) == 1 else {"kind": "benches", "results": documents}
     _finish(document, lambda: "\n\n".join(display.bench_text(each) for each in documents), options)
+
+
+def _bench_under_loadgen(options: argparse.Namespace) -> None:
+    from runtime import display, measure
+    from runtime.loadgen import under_loadgen
+
+    bundle = _opened(options)
+    formats = options.format or [_default_format(bundle)]
+    if len(formats) > 1 or options.batch != 1 or options.processes not in (None, 1):
+        raise UsageError("--loadgen measures one format, one row a query, in one process", "Leave the others out.")
+    plan = measure.QUICK if options.quick else measure.FULL
+    result = under_loadgen(bundle, format=formats[0], threads=options.threads, choice=_choice(options), plan=plan)
+    _finish(result.to_json(), lambda: display.loadgen_text(result.to_json()), options)
 
 
 def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -284,6 +300,8 @@ def _add_bench(verbs: Any) -> None:
         metavar="N",
         help="fresh processes that share the measuring (default: 5, quick: 1)",
     )
+    loadgen = "under MLCommons LoadGen, as a cross-check of this program's own loop (pip install mlcommons-loadgen)"
+    verb.add_argument("--loadgen", action="store_true", help=loadgen)
     verb.add_argument("--seconds", type=_seconds, metavar="S", help="measure for at least S (default: 10, quick: 3)")
     verb.add_argument("--calls", type=_positive, metavar="N", help="measure at least N calls (default: 662)")
     verb.add_argument("--cuda-graph", action="store_true", help="of a TensorRT engine: launch it as one CUDA graph")

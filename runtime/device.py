@@ -102,10 +102,16 @@ def involuntary_switches() -> int | None:
     return usage.ru_nivcsw if usage else None
 
 
-def peak_resident_bytes() -> int | None:
-    """Return the most memory that this process has had at a time."""
+def peak_resident_bytes(root: Path = ROOT) -> int | None:
+    """Return the most memory that this process has had at a time.
+
+    Linux's `ru_maxrss` would also hold the most that the parent had had, before this process became its own program.
+    """
+    if sys.platform != "darwin":
+        status = _attempt(lambda: dict(_colon_lines(root / "proc/self/status")))
+        return _attempt(lambda: int((status or {})["VmHWM"].split()[0]) * 1024)
     usage = _attempt(_usage)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) if usage else None
+    return usage.ru_maxrss if usage else None
 
 
 def _usage() -> Any:

@@ -64,6 +64,22 @@ def bench_text(result: Mapping[str, Any]) -> str:
     return "\n".join([title, "", *_columns(rows), "", *pairs(facts), *([""] if notes else []), *notes])
 
 
+def loadgen_text(result: Mapping[str, Any]) -> str:
+    """Show LoadGen's own figures beside ours of the same samples."""
+    percentiles, theirs = result["latency"]["percentiles"], result["early_stopping_ms"]
+    unit, scale = _unit(result["warm_up_p50_ms"])
+    rows = [("latency", "measured", "at most, 99 % sure", "LoadGen's own")]
+    for name, each in percentiles.items():
+        figures = (each["measured_ms"], each["early_stopping_ms"], theirs.get(name))
+        rows.append((name, *("" if ms is None else f"{ms * scale:.2f} {unit}" for ms in figures)))
+    facts = {
+        "queries": f"{result['queries']:,}, {'valid' if result['valid'] else 'INVALID'} by LoadGen's rules",
+        "own loop": f"p50 {result['warm_up_p50_ms'] * scale:.2f} {unit} just before",
+    }
+    title = f"{_model_name(result)}: {result['format']} on {result['engine']}, single stream under LoadGen"
+    return "\n".join([title, "", *_columns(rows), "", *pairs(facts)])
+
+
 def accuracy_text(result: AccuracyResult) -> str:
     low, high = result.interval
     facts = {

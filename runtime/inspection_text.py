@@ -54,8 +54,8 @@ def _model_facts(model: InspectedModel) -> dict[str, str]:
         "sha256": model.sha256,
         "IR version": str(header.ir_version),
         "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()),
-        **{f"input {name}": f"{dtype} {_axes(axes)}" for name, dtype, axes in summary.inputs},
-        **{f"output {name}": f"{dtype} {_axes(axes)}" for name, dtype, axes in summary.outputs},
+        **{f"input {each.name}": each.type_in_words() for each in summary.inputs},
+        **{f"output {each.name}": each.type_in_words() for each in summary.outputs},
         "operators": f"{sum(summary.operators.values())}: "
         + ", ".join(f"{count} {kind}" for kind, count in often[:_OPERATORS])
         + more,

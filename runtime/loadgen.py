@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +19,11 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.errors import EngineError, MissingExtraError
-from runtime.latency import LatencySummary, summarize
+from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import BenchPlan, garbage_collector_paused, warm_up
 from runtime.rows import shortened
 from runtime.runners.base import EngineCall
+from runtime.runners.choice import DEFAULT, EngineChoice
 
 _SAMPLES_A_BLOCK = 64  # of the "library" that LoadGen draws from
 _ESTIMATE = re.compile(r"Early stopping (\d+(?:\.\d+)?)th percentile estimate: (\d+)")
@@ -39,6 +40,9 @@ class LoadgenResult:
     discarded: int | None
     valid: bool
     warm_up_median_ns: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    format: str = ""
+    engine: str = ""
 
     @property
     def latency(self) -> LatencySummary:
@@ -48,23 +52,31 @@ class LoadgenResult:
         return {
             "kind": "loadgen",
             "schema_version": 1,
+            **self.identity,
+            "format": self.format,
+            "engine": self.engine,
             "valid": self.valid,
             "queries": len(self.samples_ns),
             "early_stopping_ms": {f"p{percent:g}": ns / 1e6 for percent, ns in self.estimates_ns.items()},
             "warm_up_p50_ms": self.warm_up_median_ns / 1e6,
             "latency": self.latency.to_json(),
+            "samples": encode_samples(self.samples_ns),
         }
 
 
-def under_loadgen(bundle: Bundle, *, format: str, threads: int, plan: BenchPlan) -> LoadgenResult:
+def under_loadgen(
+    bundle: Bundle, *, format: str, threads: int, plan: BenchPlan, choice: EngineChoice = DEFAULT
+) -> LoadgenResult:
     """Measure a format of `bundle`, one row a query. Raises MissingExtraError, and EngineError where a call fails."""
     from runtime.bench import rotation
     from runtime.runners import open_runner
 
     loadgen = _import_loadgen()
-    with open_runner(bundle, format, threads) as runner:
+    with open_runner(bundle, format, threads, choice) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(bundle.samples(), 1)]
-        return measure_under_loadgen(loadgen, calls, plan)
+        result = measure_under_loadgen(loadgen, calls, plan)
+        engine = f"{runner.engine} {runner.version}"
+        return replace(result, identity=bundle.identity, format=runner.format, engine=engine)
 
 
 def measure_under_loadgen(loadgen: ModuleType, calls: Sequence[EngineCall], plan: BenchPlan) -> LoadgenResult:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from runtime.onnx_file import not_whole
 from runtime.wire import WireError, as_integer, as_message, as_text, fields_of
@@ -11,7 +13,8 @@ from runtime.wire import WireError, as_integer, as_message, as_text, fields_of
 # TensorProto.DataType of onnx.proto, by numpy's names where numpy has the type.
 _TYPES = (
     *("undefined", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16"),
-    *("float64", "uint32", "uint64", "complex64", "complex128", "bfloat16"),
+    *("float64", "uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz"),
+    *("float8e5m2", "float8e5m2fnuz", "uint4", "int4"),
 )
 # Fields of TypeProto.
 _KINDS = {1: "tensor", 4: "sequence", 5: "map", 7: "opaque value", 8: "sparse tensor", 9: "optional"}
@@ -33,22 +36,25 @@ class Value:
     axes: tuple[Axis, ...] | None
 
     def in_words(self) -> str:
+        return f"{self.name!r}, {self.type_in_words()}"
+
+    def type_in_words(self) -> str:
         if self.kind != "tensor":
-            return f"{self.name!r}, a {self.kind}"
+            return f"a {self.kind}"
         axes = "of unknown shape" if self.axes is None else f"[{', '.join(map(_axis_in_words, self.axes))}]"
-        return f"{self.name!r}, {self.dtype} {axes}"
+        return f"{self.dtype} {axes}"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """inputs: without those that only give a weight a name. weights: the types of the initializers, each once.
+    """inputs: without those that only give a weight a name. weights: how many numbers of which type, most first.
 
     own_domains: of functions that the file itself defines.
     """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    weights: tuple[str, ...]
+    weights: Mapping[str, int]
     own_domains: tuple[str, ...]
 
 
@@ -63,12 +69,14 @@ def signature_from_bytes(data: bytes, name: str) -> Signature:
 def _signature(model: memoryview) -> Signature:
     inputs: list[Value] = []
     outputs: list[Value] = []
-    weights: dict[str, str] = {}
+    weights: set[str] = set()
+    numbers: Counter[str] = Counter()
     for graph in _messages(model, 7):
         for number, wire_type, value in fields_of(graph):
             if number == 5:
-                weight, dtype = _weight(as_message(wire_type, value))
-                weights[weight] = dtype
+                weight, dtype, count = _weight(as_message(wire_type, value))
+                weights.add(weight)
+                numbers[dtype] += count
             elif number in (11, 12):
                 (inputs if number == 11 else outputs).append(_value(as_message(wire_type, value)))
     # Up to IR 3 every weight is an input as well.
@@ -79,17 +87,35 @@ def _signature(model: memoryview) -> Signature:
         for number, wire_type, value in fields_of(function)
         if number == 10
     ]
-    return Signature(free, tuple(outputs), tuple(dict.fromkeys(weights.values())), tuple(domains))
+    return Signature(free, tuple(outputs), dict(numbers.most_common()), tuple(domains))
 
 
-def _weight(tensor: memoryview) -> tuple[str, str]:
+def _weight(tensor: memoryview) -> tuple[str, str, int]:
+    """Return name, type and count of numbers of a TensorProto."""
     name, dtype = "", "undefined"
+    sizes: list[int] = []
     for number, wire_type, value in fields_of(tensor):
-        if number == 8:
+        if number == 1:
+            sizes += _integers(value)
+        elif number == 8:
             name = as_text(wire_type, value)
         elif number == 2:
             dtype = _type_name(as_integer(wire_type, value))
-    return name, dtype
+    return name, dtype, prod(sizes)
+
+
+def _integers(value: int | memoryview) -> list[int]:
+    """Return the numbers of a repeated field, written one by one or packed."""
+    if isinstance(value, int):
+        return [value]
+    numbers, number, shift = [], 0, 0
+    for byte in value:
+        number |= (byte & 0x7F) << shift
+        shift = shift + 7 if byte >= 0x80 else 0
+        if byte < 0x80:
+            numbers.append(number)
+            number = 0
+    return numbers
 
 
 def _value(info: memoryview) -> Value:

@@ -64,10 +64,11 @@ def test_an_engine_joins_the_bundle_with_its_description(bundle: Bundle) -> None
     assert all(layer.inputs == ("Int8",) and layer.constants[0] == "Int8" for layer in convolutions)
     assert {each.dtype for each in described.inputs} == {"uint8"}
     assert b"small int8" in after.read_bytes(entry.file)  # of what it is, without a path
-    # The same again takes its place, to the byte.
-    assert (
-        add_engines(after, build_engines(after, [replace(after.engines[0], profiles=((1, 4), (8, 16, 64)))])) == after
-    )
+    # The same again takes its place; a plan may differ in a few bytes (tests/export/test_to_tensorrt.py).
+    again = add_engines(after, build_engines(after, [replace(after.engines[0], profiles=((1, 4), (8, 16, 64)))]))
+    assert (again.formats, again.engines) == (after.formats, after.engines)
+    same = {file for file in after.checksums if after.checksums[file] == again.checksums[file]}
+    assert set(after.checksums) - same <= {"model.sm86-int8.engine", "model.sm86-int8.engine.json"}
 
 
 def test_inspection_shows_what_the_description_says(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,10 +76,8 @@ def test_inspection_shows_what_the_description_says(bundle: Bundle, capsys: pyte
     assert runtime_main(["inspect", str(after.path)]) == 0
     text = capsys.readouterr().out
     _, engine = text.split("tensorrt-sm89-int8: model.sm89-int8.engine, int8, ")
-    assert f"model.int8.onnx, sha256 {bundle.checksums['model.int8.onnx']}" in engine
-    assert "for       sm89" in engine
-    assert "batches   1-4-4, 8-8-8" in engine
-    assert "of Int8" in engine
+    assert f"model.int8.onnx (sha256 {bundle.checksums['model.int8.onnx']})" in engine
+    assert "Int8 in " in engine
     assert "not built: TensorRT engine of int8 for sm86 (on the device: edgefold export engine" in engine
     assert runtime_main(["inspect", str(after.path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

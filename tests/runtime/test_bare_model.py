@@ -358,7 +358,7 @@ def test_weights_that_are_inputs_as_well_are_no_inputs(save):
     assert open_model(save(model)).input.name == "image"
     signature = signature_from_bytes(model.SerializeToString(), "x")
     assert [each.name for each in signature.inputs] == ["image"]
-    assert signature.weights == ("float32",)
+    assert signature.weights == {"float32": 24}
     assert signature.outputs[0].axes == ("N", 2)
 
 

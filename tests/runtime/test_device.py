@@ -1,9 +1,12 @@
 import json
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from runtime.device import read_environment, read_load, usable_cores
+from runtime.device import peak_resident_bytes, read_environment, read_load, usable_cores
 
 
 def write(root, files):
@@ -128,3 +131,12 @@ def test_a_board(tmp_path):
     environment = read_environment(tmp_path)
     assert environment.device_model == "Raspberry Pi 4 Model B Rev 1.4"
     assert environment.cpu_model == "BCM2835"
+
+
+def test_peak_memory_is_this_programs_and_not_what_its_parent_had():
+    ballast = np.ones(60_000_000)  # 480 MB, which a child's ru_maxrss would show
+    code = "from runtime.device import peak_resident_bytes; print(peak_resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = peak_resident_bytes()
+    assert own is not None
+    assert own > ballast.nbytes > 8 * int(done.stdout) > 0

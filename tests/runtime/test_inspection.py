@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.__main__ import main
 from runtime.errors import BundleError
+from runtime.onnx_signature import Value
 from runtime.onnx_summary import summary_from_bytes
 
 RECIPE = "name: tiny\nstages: {student: {model: mlp}}\n"
@@ -31,8 +32,8 @@ def test_the_summary_is_what_onnx_says(build_model, weights):
     packed = onnx.TensorProto(name="scalar", data_type=TensorProto.INT64, int64_data=[3])
     model.graph.initializer.append(packed)
     summary = summary_from_bytes(model.SerializeToString(), "m.onnx")
-    assert summary.inputs == (("input", "uint8", ("N", 4, 3, 1)),)
-    assert summary.outputs == (("logits", "float32", ("N", 3)), ("again", "float32", ("N", 3)))
+    assert summary.inputs == (Value("input", "tensor", "uint8", ("N", 4, 3, 1)),)
+    assert summary.outputs == tuple(Value(name, "tensor", "float32", ("N", 3)) for name in ("logits", "again"))
     assert summary.operators == {"Gemm": 2, "Cast": 1, "Flatten": 1, "edgefold.BinaryConv": 1}
     assert summary.weights == {"float32": 12 * 3 + 3, "float16": 12 * 3, "int64": 1}
     model.graph.input.add(name="weight")  # as up to IR 3, where weights are inputs too

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from runtime import measure
+from runtime.__main__ import main
 from runtime.errors import EngineError, MissingExtraError
-from runtime.latency import CONFIDENCE, largest_tail, percentile_estimate
+from runtime.latency import CONFIDENCE, decode_samples, largest_tail, percentile_estimate
 from runtime.loadgen import _import_loadgen, measure_under_loadgen, under_loadgen
 from runtime.measure import BenchPlan
 
@@ -69,3 +72,18 @@ def test_a_call_that_fails_is_an_error_and_not_the_end_of_the_process() -> None:
 
     with pytest.raises(EngineError, match=r"\d+ of LoadGen's calls failed; the first: engine gone"):
         measure_under_loadgen(LOADGEN, [call], PLAN)
+
+
+def test_the_command_line_shows_both_sides(bundle, capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(measure, "QUICK", PLAN)
+    output = tmp_path / "loadgen.json"
+    assert main(["bench", str(bundle.path), "--quick", "--loadgen", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("tiny: onnx on onnxruntime ")
+    assert "LoadGen's own" in shown
+    assert "valid by LoadGen's rules" in shown
+    document = json.loads(output.read_text())
+    assert (document["kind"], document["bundle"]["checksum"]) == ("loadgen", bundle.checksum)
+    assert len(decode_samples(document["samples"])) == document["queries"]
+    assert main(["bench", str(bundle.path), "--loadgen", "--batch", "2"]) == 2
+    assert "one format, one row a query, in one process" in capsys.readouterr().err
