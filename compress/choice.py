@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Candidate:
-    """An exported file on a device. accuracy, low, high: a share with its 95 % interval; parity: whether it passed."""
+    """An exported file on a device. accuracy, low, high: a share with its 95 % interval; parity: whether it passed.
+
+    limits: what the device allows, with the least accuracy of this student by them.
+    """
 
     recipe: str
     name: str
@@ -33,6 +36,8 @@ class Candidate:
     size_bytes: int
     parity: bool
     limits_missed: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    accuracy_floor: float | None = None
 
     @property
     def label(self) -> str:
@@ -50,11 +55,28 @@ def candidates_of(folder: Path) -> list[Candidate]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         rows = document["rows"]
-        return [_candidate(document["recipe"], row) for row in rows if row["what"] == "export" and row["p50_ms"]]
+        return candidates_from(document["recipe"], rows)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "Name the folder of a finished run.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a report of edgefold ({error!r})", "Run the recipe again.") from None
+
+
+def candidates_from(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """Return the measured exports among the rows of a report, as plain data."""
+    return [_candidate(recipe, row) for row in rows if row["what"] == "export" and row["p50_ms"]]
+
+
+def limits_in_words(limits: Mapping[str, float]) -> str:
+    """Return "p90 ≤ 5 ms, size ≤ 300 kB"."""
+    return ", ".join(f"{_LIMITS[name][0]} ≤ {allowed:g} {_LIMITS[name][1]}" for name, allowed in limits.items())
+
+
+_LIMITS = {
+    **{f"{each}_ms": (each, "ms") for each in ("p50", "p90", "p99")},
+    "size_kb": ("size", "kB"),
+    "accuracy_drop_points": ("loss of accuracy", "points"),
+}
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -83,9 +105,10 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
     said = []
     for target in dict.fromkeys(each.target for each in candidates):
         here = [each for each in candidates if each.target == target]
+        limits = limits_in_words(here[0].limits)
         pick = chosen(here)
         if pick is None:
-            said.append(f"On {target}: none passed parity and the limits.")
+            said.append(f"On {target}: none passed parity and the limits{f' ({limits})' if limits else ''}.")
             continue
         best = max((each for each in here if each.sound), key=lambda each: each.accuracy)
         why = "the most accurate one"
@@ -94,7 +117,8 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
         elif len(here) == 1:
             why = "the only one"
         numbers = f"{_percent(pick.accuracy)}, {milliseconds(pick.p50_ms)} a call, {size(pick.size_bytes)}"
-        said.append(f"On {target}: ship {pick.label}, {numbers}; {why}.")
+        within = f", within its limits ({limits})" if limits else ""
+        said.append(f"On {target}: ship {pick.label}, {numbers}{within}; {why}.")
     return said
 
 
@@ -109,7 +133,9 @@ def to_csv(candidates: Sequence[Candidate]) -> str:
     rows = to_json(candidates)["candidates"]
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "limits_missed": "; ".join(row["limits_missed"])} for row in rows)
+    for row in rows:
+        words = {"limits_missed": "; ".join(row["limits_missed"]), "limits": limits_in_words(row["limits"])}
+        writer.writerow({**row, **words})
     return buffer.getvalue()
 
 
@@ -128,6 +154,8 @@ def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
         size_bytes=row["size_bytes"],
         parity=row["parity"] == "passed",
         limits_missed=tuple(row.get("limits_missed") or ()),
+        limits=row.get("limits") or {},
+        accuracy_floor=row.get("accuracy_floor"),
     )
 
 

@@ -184,9 +184,12 @@ def run_options(function: Function) -> Function:
 @main.command()
 @click.argument("recipe")
 @click.option("--quick", is_flag=True, help="Measure latency for 3 s instead of 10, and label it so.")
+@targets_option
 @run_options
 def run(recipe: str, quick: bool, as_json: bool, **options: Any) -> None:
     """Run a recipe end to end: train, fold, export, verify, measure, report.
+
+    Devices that `benchmark:` names are those of --targets; a missed limit of one ends with exit code 3.
 
     \b
     Example:
@@ -499,6 +502,7 @@ def inspect(file: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("recipe")
+@targets_option
 @run_options
 def report(recipe: str, as_json: bool, **options: Any) -> None:
     """Write report.html again from a recipe's results; makes what is missing.
@@ -548,15 +552,19 @@ def analyse(
 
 @main.command()
 @click.argument("recipes", nargs=-1)
+@targets_option
 @json_option
-def check(recipes: tuple[str, ...], as_json: bool) -> None:
+def check(recipes: tuple[str, ...], targets_file: Path, as_json: bool) -> None:
     """Check recipes without data, GPU or training; without a name, all that come with the package.
+
+    The devices that `benchmark:` names are looked up where --targets is there.
 
     \b
     Example:
       edgefold check my-recipe.yaml
     """
     from compress import terminal
+    from compress.device_run import require_devices
     from compress.library import find_recipe, shipped_recipes
     from compress.recipe_warnings import warnings_of
     from compress.variants import load_variants
@@ -567,6 +575,8 @@ def check(recipes: tuple[str, ...], as_json: bool) -> None:
     for path in paths:
         try:
             variants = load_variants(path)
+            if targets_file.exists():
+                require_devices([variant.recipe for variant in variants], targets_file)
             results.append(
                 {
                     "recipe": str(path),
@@ -581,7 +591,7 @@ def check(recipes: tuple[str, ...], as_json: bool) -> None:
             results.append({"recipe": str(path), "stages": None, "runs": None, "warnings": [], "error": error.message})
     terminal.print_check(results, as_json)
     if errors:
-        raise UsageError("\n".join(error.message for error in errors))
+        raise UsageError("\n".join(map(str, errors)))
 
 
 @main.command()
@@ -694,6 +704,7 @@ def _prepare(
     device: str = "auto",
     checkpoint_every: float = 30.0,
     quick: bool = False,
+    targets_file: Path = Path("targets.yaml"),
     seeds: tuple[int, ...] = (),
     variants: tuple[str, ...] = (),
     scale: float = 1.0,
@@ -704,7 +715,7 @@ def _prepare(
     from compress.stages import Settings
     from compress.variants import Selection
 
-    settings = Settings(runs, data_root, device, checkpoint_every, quick)
+    settings = Settings(runs, data_root, device, checkpoint_every, quick, targets_file)
     plans = plans_of(find_recipe(recipe), data_root, Selection(seeds, variants, scale))
     for warning in warnings_of([plan.variant for plan in plans]):
         click.echo(f"warning: {warning}", err=True)

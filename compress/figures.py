@@ -8,9 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from compress.choice import Candidate, front
 from compress.summary import Row
@@ -245,22 +246,26 @@ def _unit(smallest_ms: float) -> tuple[str, float]:
 
 
 def choice(candidates: Sequence[Candidate]) -> str:
-    """Accuracy against p50, a panel a device; a colour a student, a mark a format, a line through the Pareto front."""
+    """Accuracy against p50, a panel a device; a colour a student, a mark a format, a line through the Pareto front.
+
+    Limits are dashed: of latency across the panel, of accuracy, which hangs on the student, in its colour.
+    """
     targets = list(dict.fromkeys(each.target for each in candidates))
     students = list(dict.fromkeys((each.recipe, each.variant) for each in candidates))
     formats = list(dict.fromkeys(each.format for each in candidates))
     colours = dict(zip(students, _cycle(len(students)), strict=True))
     marks = {form: "osD^vPX*"[i % 8] for i, form in enumerate(formats)}
+    unit, factor = _unit(min(each.p50_ms for each in candidates))
 
     def draw(figure: Figure) -> None:
         for axes, target in zip(figure.subplots(1, len(targets), sharey=True, squeeze=False)[0], targets, strict=True):
             here = [each for each in candidates if each.target == target]
             for each in here:
-                bar = [[100 * (each.accuracy - each.low)], [100 * (each.high - each.accuracy)]]
                 axes.errorbar(
-                    [each.p50_ms],
+                    [factor * each.p50_ms],
                     [100 * each.accuracy],
-                    yerr=bar,
+                    yerr=[[100 * (each.accuracy - each.low)], [100 * (each.high - each.accuracy)]],
+                    xerr=[[0.0], [factor * max(0.0, (each.p90_ms or each.p50_ms) - each.p50_ms)]],
                     fmt=marks[each.format],
                     color=colours[each.recipe, each.variant],
                     fillstyle="full" if each.sound else "none",
@@ -268,12 +273,33 @@ def choice(candidates: Sequence[Candidate]) -> str:
                 )
             best = sorted(front(here), key=lambda each: each.p50_ms)
             axes.plot(
-                [each.p50_ms for each in best], [100 * each.accuracy for each in best], color="#888888", lw=1, zorder=0
+                [factor * each.p50_ms for each in best],
+                [100 * each.accuracy for each in best],
+                color="#888888",
+                lw=1,
+                zorder=0,
             )
-            axes.set(title=target, xscale="log", xlabel="p50, ms")
+            _draw_limits(axes, here, factor, colours)
+            axes.set(title=target, xscale="log", xlabel=f"p50, {unit}")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         figure.axes[0].set_ylabel("test accuracy, %")
         named = [Line2D([], [], color=colours[each], lw=3, label=" · ".join(filter(None, each))) for each in students]
         named += [Line2D([], [], color="#555555", marker=marks[form], ls="", label=form) for form in formats]
         figure.legend(handles=named, loc="outside lower center", ncols=min(len(named), 4))
 
-    return svg_of("choice", draw, width=max(6.2, 3.4 * len(targets)), height=4.2)
+    return svg_of(f"choice {' '.join(targets)}", draw, width=max(6.2, 3.4 * len(targets)), height=4.2)
+
+
+def _draw_limits(
+    axes: Axes, candidates: Sequence[Candidate], factor: float, colours: Mapping[tuple[str, str], str]
+) -> None:
+    for name, allowed in candidates[0].limits.items():
+        if name.endswith("_ms"):
+            axes.axvline(factor * allowed, color="#B3370B", linestyle="--", linewidth=1)
+            place = axes.get_xaxis_transform()
+            label = f" {name.removesuffix('_ms')} "
+            axes.text(factor * allowed, 0.99, label, transform=place, ha="right", va="top", fontsize=9, color="#B3370B")
+    for each in candidates:
+        if each.accuracy_floor is not None:
+            colour = colours[each.recipe, each.variant]
+            axes.axhline(100 * each.accuracy_floor, color=colour, linestyle="--", linewidth=0.8, alpha=0.6)

@@ -8,10 +8,21 @@ the line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    create_model,
+)
 from pydantic_core import PydanticCustomError, core_schema
+
+# Names become folder and file names on every system, so they are plain.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class Spec(BaseModel):
@@ -30,16 +41,32 @@ class Spec(BaseModel):
         """Return the options that `kind:value` sets; None where this kind has no such form."""
         return {cls.shorthand: value} if cls.shorthand else None
 
+    def written(self) -> dict[str, Any]:
+        """Return `{kind: {options}}` with every option written out."""
+        return {self.kind: self.model_dump(mode="json")}
+
+
+class NamedOptions(Spec):
+    """Options of what the user gave a name, which stands in the kind's place: `pi4: {threads: 2}`."""
+
+    def called(self, name: str) -> Spec:
+        """Return them with the name."""
+        raise NotImplementedError
+
 
 class OneOf:
     """Field annotation for "one kind of `table`": `Annotated[ModelSpec, OneOf("model", MODELS)]`.
 
-    `noun` is the word that error messages use for the kind ("model", "objective").
+    `noun` is the word that error messages use for the kind ("model", "objective"). named: a word that is no kind is a
+    name, and this is what it may have as options.
     """
 
-    def __init__(self, noun: str, table: Mapping[str, type[Spec]]) -> None:
+    def __init__(self, noun: str, table: Mapping[str, type[Spec]], named: type[NamedOptions] | None = None) -> None:
         self.noun = noun
         self.table = table
+        self.named = named
+        by_name: Any = dict[Name, named] if named else None  # type: ignore[valid-type]
+        self._by_name: TypeAdapter[dict[str, NamedOptions]] | None = TypeAdapter(by_name) if named else None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         # One optional field a kind: pydantic then reports errors at (..., kind, option), which is the recipe's path.
@@ -49,11 +76,22 @@ class OneOf:
             **{kind: (spec | None, None) for kind, spec in self.table.items()},  # type: ignore[call-overload]
         )
         selected = core_schema.no_info_after_validator_function(_selected, handler.generate_schema(choice))
-        return core_schema.no_info_before_validator_function(
-            self._as_mapping,
+        return core_schema.no_info_wrap_validator_function(
+            self._chosen,
             selected,
             serialization=core_schema.plain_serializer_function_ser_schema(as_recipe_value),
         )
+
+    def _chosen(self, value: Any, by_kind: ValidatorFunctionWrapHandler) -> Spec:
+        if isinstance(value, Spec) and value.kind not in self.table:
+            return value  # named, and made before
+        mapping = self._as_mapping(value)
+        ((word, _),) = mapping.items()
+        if self._by_name is None or word in self.table:
+            spec: Spec = by_kind(mapping)
+            return spec
+        # pydantic keeps the name as a step of its errors' place, which then is the recipe's.
+        return self._by_name.validate_python(mapping)[word].called(word)
 
     def _as_mapping(self, value: Any) -> dict[str, Any]:
         if isinstance(value, Spec):
@@ -68,7 +106,7 @@ class OneOf:
                 {"noun": self.noun, "form": "kind: {options}", "came": came},
             )
         ((kind, options),) = value.items()
-        if kind not in self.table:
+        if kind not in self.table and self.named is None:
             raise PydanticCustomError(
                 "unknown_kind",
                 "unknown {noun} '{name}'",
@@ -89,4 +127,4 @@ def _selected(choice: BaseModel) -> Spec:
 
 def as_recipe_value(spec: Spec) -> dict[str, Any]:
     """Return `{kind: {options}}` with every option written out: the form that keys and results carry."""
-    return {spec.kind: spec.model_dump(mode="json")}
+    return spec.written()

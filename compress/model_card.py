@@ -125,6 +125,8 @@ def _parity_cells(form: Mapping[str, Any] | None) -> tuple[str, str, str]:
 def _latency(name: str, bench: Mapping[str, Any]) -> tuple[str, ...]:
     environment, engine, percentiles = bench["environment"], bench["engine"], bench["latency"]["percentiles"]
     device = environment.get("device_model") or environment.get("cpu_model") or environment.get("machine", "unknown")
+    if "target" in bench:
+        device = f"{bench['target']['name']}: {device}"
     times = (percentiles.get(each, {}).get("measured_ms") for each in ("p50", "p90"))
     quick = " (quick)" if bench["quick"] else ""
     p50, p90 = (milliseconds(each) for each in times)

@@ -57,11 +57,13 @@ def accuracy_on_target(
     formats: Sequence[str] = (),
     engine: Sequence[object] = (),
     limit: int | None = None,
+    here: Mapping[str, Mapping[int, int]] | None = None,
     notify: Notify,
 ) -> dict[str, dict[str, Any]]:
     """Evaluate `rows` (an .npz; None: the samples) there, and compare each class with this machine's, by format.
 
-    `host_agreement` of a result says on how many rows the two are equal, and which ones differ.
+    `host_agreement` of a result says on how many rows the two are equal, and which ones differ. here: this machine's
+    classes by format and row id, where they are known; a format that is not among them is then not compared.
     """
     chosen = formats_on(name, target, bundle, formats)
     options = ["--threads", target.threads, *engine, *(["--limit", limit] if limit else [])]
@@ -72,9 +74,10 @@ def accuracy_on_target(
         for each in chosen:
             result = device.run("accuracy", _BUNDLE, "--format", each, *options)
             _marked(name, device, bundle, result)
-            here = _predictions_here(bundle, each, rows, limit)
+            own = _predictions_here(bundle, each, rows, limit) if here is None else here.get(each)
             there = {int(row): predicted for row, predicted in result["predictions"].items()}
-            result["host_agreement"] = agreement(there, here).to_json()
+            if own is not None:
+                result["host_agreement"] = agreement(there, own).to_json()
             results[each] = result
     return results
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import locked
+from compress.device_run import require_devices
 from compress.model_card import run_card
 from compress.plan import Plan, plan
 from compress.progress import Notify
@@ -17,19 +18,24 @@ from compress.summary import Row, summarise
 from compress.variant_run import Step, VariantRun
 from compress.variants import WHOLE, Selection, load_variants
 from export.bundle import CARD
-from runtime.errors import GateError
+from runtime.errors import EdgefoldError, GateError
 from runtime.files import remove_leftovers, write_atomically
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. `missed` names every gate that was missed, in words; `scale` is how far it was shortened."""
+    """What a run came to.
+
+    missed: every gate and limit of a device that was missed, in words. scale: how far it was shortened. failed: why
+    devices could not be measured.
+    """
 
     rows: tuple[Row, ...]
     missed: tuple[str, ...]
     folder: Path
     report: Path | None
     scale: float = 1.0
+    failed: tuple[EdgefoldError, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,10 +44,17 @@ class Outcome:
             "folder": str(self.folder),
             "report": str(self.report) if self.report else None,
             "scale": self.scale,
+            "failed": [error.message for error in self.failed],
         }
 
     def require_gates(self) -> None:
-        """Raise GateError when a parity, accuracy or `expect` gate was missed."""
+        """Raise GateError when a parity, accuracy or `expect` gate or a limit was missed.
+
+        Where a device could not be measured it is that error, with what was missed beside it.
+        """
+        if self.failed:
+            first = self.failed[0]
+            raise type(first)("\n".join([*(each.message for each in self.failed), *self.missed]), first.remedy)
         if self.missed:
             raise GateError("\n".join(self.missed), f"The files are kept in {self.folder}.")
 
@@ -65,6 +78,8 @@ def run_plans(
 
     One process at a time works on a recipe's run folder: a second one says so and waits.
     """
+    if until == "benchmark":
+        require_devices([one.variant.recipe for one in plans], settings.targets)
     folder = settings.runs / plans[0].name
     with locked(folder / ".lock", f"recipe {plans[0].name} ({folder})", notify):
         remove_leftovers(folder)
@@ -80,11 +95,13 @@ def run_plans(
             runs.append(run)
         rows = summarise(runs)
         missed += [_expectation_message(row) for row in rows if row.expectation and row.expectation.passed is False]
+        missed += [line for row in rows for line in _limit_messages(row)]
+        failed = {error.message: error for run in runs for error in run.device_errors.values()}
         report = write_report(runs, rows, folder) if until == "benchmark" else None
         for run in runs:
             if until == "benchmark" and run.bundle() is not None:
                 write_atomically(run.folder / CARD, run_card(run))
-    return Outcome(rows, tuple(missed), folder, report, plans[0].variant.scale)
+    return Outcome(rows, tuple(missed), folder, report, plans[0].variant.scale, tuple(failed.values()))
 
 
 def _expectation_message(row: Row) -> str:
@@ -94,3 +111,8 @@ def _expectation_message(row: Row) -> str:
         f"{row.name}: {expectation.metric} is {expectation.ours:.2f}, expected {expectation.published:g} "
         f"({expectation.tolerance}; {expectation.source})"
     )
+
+
+def _limit_messages(row: Row) -> list[str]:
+    variant = f" ({row.variant})" if row.variant else ""
+    return [f"target {row.target}, {row.name}{variant}: {why}" for why in row.limits_missed]

@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 from compress.datasets import DataSpec
 from compress.formats import FORMATS, FormatSpec, OnnxSpec
 from compress.inheritance import with_inherited
-from compress.kinds import OneOf, Spec
+from compress.kinds import Name, OneOf, Spec
 from compress.models import MODELS, ModelSpec
+from compress.named_device import DeviceOptions, DeviceSpec
 from compress.objectives import OBJECTIVES, TermSpec
 from compress.optimization import OPTIMIZERS, SCHEDULES, AdamSpec, ConstantSpec, OptimizerSpec, ScheduleSpec
 from compress.published import ExpectSpec, PublishedSpec
@@ -23,8 +24,6 @@ from compress.yaml_document import Document, Problem, read_document
 from runtime.errors import RecipeError, UsageError
 from runtime.runners.choice import EngineChoice, EngineName, Precision, ProviderName
 
-# Names become folder names on every system, so they are plain.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -160,6 +159,8 @@ class LocalSpec(Spec):
 
 
 TARGETS: dict[str, type[Spec]] = {"local": LocalSpec}
+# A word that is no kind is a device of targets.yaml.
+BenchmarkTarget = Annotated[LocalSpec | DeviceSpec, OneOf("target", TARGETS, named=DeviceOptions)]
 
 
 # Lists of values by path, of which every combination is a run, or rows: runs of their own, each with several settings.
@@ -185,13 +186,22 @@ class Recipe(Spec):
     train: TrainSpec = TrainSpec()
     stages: Annotated[dict[Name, StageSpec], Field(min_length=1)]
     export: ExportSpec | None = None
-    benchmark: tuple[Annotated[LocalSpec, OneOf("target", TARGETS)], ...] = ()
+    benchmark: tuple[BenchmarkTarget, ...] = ()
     expect: PublishedSpec | None = None
     sweep: Sweep = Field(default_factory=dict)
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
         return self.seeds or (self.seed or 0,)
+
+    @property
+    def local_targets(self) -> tuple[LocalSpec, ...]:
+        return tuple(each for each in self.benchmark if isinstance(each, LocalSpec))
+
+    @property
+    def devices(self) -> tuple[DeviceSpec, ...]:
+        """Return the devices of targets.yaml that are named."""
+        return tuple(each for each in self.benchmark if isinstance(each, DeviceSpec))
 
     @property
     def exported_stage(self) -> str:

@@ -10,6 +10,7 @@ from compress.datasets import Declaration, declare
 from compress.formats import TensorrtSpec
 from compress.models import Shapes, has_binary_layers, shapes_of
 from compress.models.binary import BinarySpec
+from compress.named_device import DeviceSpec
 from compress.objectives import Heads
 from compress.published import PublishedSpec
 from compress.ready_made import ArtifactTeacherSpec, OnnxTeacherSpec, ReadyMade
@@ -112,6 +113,16 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
     yield from _engine_problems(recipe)
     if recipe.benchmark and not recipe.export:
         yield ("benchmark",), "there is nothing to benchmark without export", "Add `export: {stage: ...}`."
+    seen: set[str] = set()
+    for i, target in enumerate(recipe.benchmark):
+        if isinstance(target, DeviceSpec):
+            if target.label in seen:
+                yield (
+                    ("benchmark", i),
+                    f"target '{target.label}' stands twice",
+                    "Name each once, or change its threads.",
+                )
+            seen.add(target.label)
 
 
 def _engine_problems(recipe: Recipe) -> Iterator[Found]:

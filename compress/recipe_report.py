@@ -160,7 +160,7 @@ class _AnyName:
 
 def _step(current: Any, element: str | int) -> Any:
     if isinstance(current, OneOf):
-        return current.table.get(str(element))
+        return current.table.get(element, current.named) if isinstance(element, str) else None
     if isinstance(current, _AnyName):
         return current.inner
     if isinstance(current, type) and issubclass(current, BaseModel):

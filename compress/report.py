@@ -14,10 +14,11 @@ from compress import figures
 from compress.analysis.outputs import OutputsOfRun
 from compress.analysis.page import analysis_section
 from compress.artifact import versions
+from compress.choice import Candidate, candidates_from, limits_in_words, sentences
 from compress.gallery import Gallery, build_gallery
 from compress.parity_page import parity_sections
 from compress.provenance import without_places, yaml_text
-from compress.summary import Row, layers_by_damage, summary_sentence
+from compress.summary import Row, device_notes, layers_by_damage, summary_sentence
 from compress.units import count, milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
@@ -61,7 +62,10 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         name=first.plan.name,
         scale=first.plan.variant.scale,
         sentence=summary_sentence(rows, first.plan.recipe.exported_stage),
+        advice=sentences(candidates) if (candidates := _of_devices(first, rows)) else [],
         rows=rows,
+        devices=any(row.elsewhere for row in rows),
+        missed=device_notes(rows),
         several_seeds=len(first.plan.recipe.all_seeds) > 1,
         run_name=first.plan.variant.folder,
         plots=_plots(first, rows),
@@ -78,10 +82,28 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
     return path
 
 
-def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
+def _of_devices(run: VariantRun, rows: Sequence[Row]) -> list[Candidate]:
+    """Return what was measured, on this machine too; nothing where no device of targets.yaml was asked."""
+    asked = any(row.elsewhere for row in rows)
+    return candidates_from(run.plan.name, [row.to_json() for row in rows]) if asked else []
+
+
+def _device_plots(candidates: Sequence[Candidate]) -> list[Plot]:
     plots = []
+    for target in dict.fromkeys(each.target for each in candidates):
+        here = [each for each in candidates if each.target == target]
+        caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: those that no "
+        caption += "other beats in accuracy, latency and size. Hollow: failed parity or a limit."
+        if limits := limits_in_words(here[0].limits):
+            caption += f" Dashed: the limits of {target} ({limits})."
+        plots.append(Plot(f"Accuracy against latency on {target}", figures.choice(here), caption))
+    return plots
+
+
+def _plots(run: VariantRun, rows: Sequence[Row]) -> list[Plot]:
+    plots = _device_plots(_of_devices(run, rows))
     measured = [row for row in rows if row.p50_ms is not None]
-    if measured:
+    if measured and not plots:
         caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency."
         plots.append(Plot("Accuracy against latency", figures.accuracy_against_latency(measured), caption))
     samples = {name: decode_samples(bench["samples"]) / 1e6 for name, bench in _benches(run).items()}

@@ -21,6 +21,7 @@ from compress.progress import Notify
 from compress.ready_made import ReadyMade
 from compress.recipe_report import did_you_mean
 from compress.rows import Rows
+from compress.targets import DEFAULT_FILE
 from compress.teacher import Ensemble, Teacher, frozen
 from compress.train import Trainer, own_random_state
 from export.fold import fold_logits
@@ -38,6 +39,7 @@ class Settings:
     device: str = "auto"
     checkpoint_every_s: float = 30.0
     quick: bool = False
+    targets: Path = DEFAULT_FILE
 
     @property
     def cache(self) -> Path:

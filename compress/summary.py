@@ -6,16 +6,20 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from compress.device_run import Device, accuracy_file, bench_file
 from compress.forms import record_file
-from compress.plan import Plan
+from compress.on_target import formats_on, missed_limits
+from compress.plan import Plan, StagePlan
 from compress.published import ExpectSpec
+from compress.targets import LOCAL, Limits
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun, on_the_device
 from runtime.accuracy import wilson_interval
 from runtime.bench import UNSTABLE
+from runtime.bundle import Bundle
 
 Verdict = Literal["passed", "failed", "not run"]
 
@@ -42,6 +46,8 @@ class Row:
     multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file, `engine` what it
     ran on, empty for its own; `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
     `not_run`: what this machine lacks to run the file; its accuracies are then those of the stage and not shown.
+    `target`: where a file was measured, `local` or a device of targets.yaml; `limits` are those of the device, with
+    `accuracy_floor` the least accuracy that they allow, and `limits_missed` says in words which ones are not held.
     """
 
     name: str
@@ -68,6 +74,15 @@ class Row:
     engine: str = ""
     quantization: Mapping[str, Any] | None = None
     expectation: Expectation | None = None
+    target: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    accuracy_floor: float | None = None
+    limits_missed: tuple[str, ...] = ()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Return whether it was measured on a device of targets.yaml."""
+        return self.target not in (None, LOCAL)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,8 +160,12 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             format=format_name,
             engine=choice.label,
             quantization=first.result(record_file(format_name)),
+            target=LOCAL,
             **_accuracy(tests),
         )
+    for device in first.devices.values():
+        for format_name in formats_on(device.label, device.target, bundles[0], ()):
+            yield _device_row(group, stage, bundles[0], device, format_name)
     for request in bundles[0].missing_engines:
         yield Row(
             name=f"{stage.name} · {request.in_words()}",
@@ -163,6 +182,57 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             not_run=f"not built; {on_the_device(bundles[0])}",
             **_accuracy([run.artifacts[stage.name].metrics["test"] for run in group]),
         )
+
+
+def _device_row(group: Sequence[VariantRun], stage: StagePlan, bundle: Bundle, device: Device, form: str) -> Row:
+    first = group[0]
+    benches = [run.result(bench_file(form, device)) for run in group]
+    accuracies = [run.result(accuracy_file(form, device)) for run in group]
+    errors = [error for run in group if (error := run.device_errors.get(device.label))]
+    incomplete = None in benches or None in accuracies
+    parities = [result["formats"].get(form) for run in group if (result := run.result("parity.json"))]
+    return Row(
+        name=f"{stage.name} · {form}",
+        what="export",
+        variant=variant_name(first.plan),
+        settings=first.plan.variant.settings,
+        model=stage.spec.model_name,
+        parameters=stage.parameters,
+        macs=stage.profile.total_macs,
+        teachers=stage.teachers,
+        agreement_with_teacher=_mean([run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]),
+        size_bytes=bundle.formats[form].size_bytes,
+        p50_ms=_percentile_ms(benches[0], "p50"),
+        p90_ms=_percentile_ms(benches[0], "p90"),
+        latency_note=_latency_note(benches[0]),
+        parity=_parity([parity for parity in parities if parity]),
+        not_run=errors[0].message if errors and incomplete else None,
+        format=form,
+        target=device.label,
+        limits=device.target.limits.model_dump(exclude_none=True),
+        accuracy_floor=_accuracy_floor(device.target.limits, accuracies),
+        limits_missed=tuple(
+            dict.fromkeys(
+                missed
+                for bench, accuracy in zip(benches, accuracies, strict=True)
+                if bench and accuracy
+                for missed in missed_limits(device.target.limits, bench, accuracy)
+            )
+        ),
+        **_accuracy(
+            [
+                accuracy or run.artifacts[stage.name].metrics["test"]
+                for run, accuracy in zip(group, accuracies, strict=True)
+            ]
+        ),
+    )
+
+
+def _accuracy_floor(limits: Limits, accuracies: Sequence[Mapping[str, Any] | None]) -> float | None:
+    if limits.accuracy_drop_points is None:
+        return None
+    reference = _mean([each["torch_correct"] / each["total"] for each in accuracies if each])
+    return None if reference is None else reference - limits.accuracy_drop_points / 100
 
 
 def _parity(parities: Sequence[Mapping[str, Any]]) -> Verdict | None:
@@ -235,6 +305,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
+def device_notes(rows: Sequence[Row]) -> list[str]:
+    """Say why a device could not be measured, and which limits a file misses on one."""
+    said = []
+    for row in rows:
+        if row.elsewhere and row.not_run:
+            said.append(f"Not measured: {row.not_run}")
+        elif row.limits_missed:
+            variant = f" ({row.variant})" if row.variant else ""
+            said.append(f"{row.name}{variant} on {row.target}: {'; '.join(row.limits_missed)}")
+    return list(dict.fromkeys(said))
+
+
 def layers_by_damage(quantization: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the layers of an INT8 file: first those that do most damage alone, if that was asked."""
     return sorted(quantization["layers"], key=lambda layer: -(layer["damage"] or 0.0))
@@ -243,9 +325,9 @@ def layers_by_damage(quantization: Mapping[str, Any]) -> list[Mapping[str, Any]]
 def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
     """Return the result in one sentence: the deployed file's accuracy, size, latency, and what it was shrunk from.
 
-    Of several files of the first variant it is the fastest that passed parity, by name.
+    Of several files of the first variant it is the fastest that passed parity, by name, on this machine.
     """
-    exports = [row for row in rows if row.what == "export" and row.variant == rows[0].variant]
+    exports = [row for row in rows if row.what == "export" and row.variant == rows[0].variant and not row.elsewhere]
     sound = [row for row in exports if row.parity == "passed" and row.p50_ms is not None]
     export = min(sound, key=lambda row: row.p50_ms or 0.0, default=next(iter(exports), None))
     student = next((row for row in rows if row.what == "stage" and row.name == deployed), None)

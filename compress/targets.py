@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, RootModel, ValidationError, model_validator
 
-from compress.kinds import Spec
+from compress.kinds import Name, Spec
 from compress.recipe_report import did_you_mean, problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
 from runtime.errors import RecipeError, UsageError
@@ -26,7 +26,6 @@ LOCAL = "local"
 
 # Handed to ssh as arguments of their own; a leading dash would be an option.
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@%\[\]][A-Za-z0-9_.:@%\[\]-]{0,252}$")]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class Limits(Spec):
@@ -75,7 +74,7 @@ class Target(Spec):
         return self
 
 
-class _Targets(RootModel[dict[_Name, Target]]):
+class _Targets(RootModel[dict[Name, Target]]):
     pass
 
 

@@ -165,11 +165,20 @@ def print_outcome(outcome: Outcome, recipe: str, until: str, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=2))
         return
+    from compress.summary import device_notes
+
     console = _console(stderr=False)
     console.print(result_table(outcome.rows))
     for row in outcome.rows:
-        if row.not_run:
+        if row.not_run and not row.elsewhere:
             console.print(f"{row.name}: not run here: {row.not_run}", soft_wrap=True, highlight=False)
+    for line in device_notes(outcome.rows):
+        console.print(line, soft_wrap=True, highlight=False)
+    if any(row.elsewhere for row in outcome.rows):
+        from compress.choice import candidates_from, sentences
+
+        for sentence in sentences(candidates_from(outcome.folder.name, [row.to_json() for row in outcome.rows])):
+            console.print(sentence, soft_wrap=True, highlight=False)
     for row in outcome.rows:
         if row.quantization and any(layer["damage"] is not None for layer in row.quantization["layers"]):
             console.print()
@@ -189,22 +198,38 @@ def result_table(rows: Sequence[Row]) -> Table:
     table = Table(box=None, pad_edge=False)
     expected = any(row.expectation for row in rows)
     several = any(row.variant for row in rows)
+    devices = any(row.elsewhere for row in rows)
     columns = [
         *(["variant"] if several else []),
         "",
+        *(["device"] if devices else []),
         "parameters",
         "test accuracy",
         "95 % interval",
         "agrees with teacher",
     ]
-    columns += ["size", "p50", "p90", "parity", *(["published", "verdict"] if expected else [])]
+    columns += ["size", "p50", "p90", "parity", *(["limits"] if devices else [])]
+    columns += ["published", "verdict"] if expected else []
+    left = ("", "variant", "device", "parity", "limits", "verdict")
     for name in columns:
-        table.add_column(
-            name, justify="left" if name in ("", "variant", "parity", "verdict") else "right", no_wrap=True
-        )
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*([row.variant] if several else []), *_cells(row), *(_expectation_cells(row) if expected else []))
+        name, *cells = _cells(row)
+        table.add_row(
+            *([row.variant] if several else []),
+            name,
+            *([row.target or ""] if devices else []),
+            *cells,
+            *([_limits_cell(row)] if devices else []),
+            *(_expectation_cells(row) if expected else []),
+        )
     return table
+
+
+def _limits_cell(row: Row) -> str:
+    if not row.limits or row.not_run:
+        return ""
+    return "MISSED" if row.limits_missed else "held"
 
 
 def _layers_table(name: str, quantization: Mapping[str, Any]) -> Table:

@@ -10,12 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from compress import provenance
+from compress.device_run import Device, devices_of, measure
 from compress.evaluate import predict
 from compress.formats import engine_specs
 from compress.forms import Source, form_of, record_file
 from compress.model_card import export_card
+from compress.plan import Plan
+from compress.progress import Notify
 from compress.recipe import LocalSpec
-from compress.stages import Stages
+from compress.stages import Settings, Stages
 from export.bundle import write_bundle, write_npz
 from export.engines import FP32_GATE, add_engines, build_engines
 from export.fold import fold_logits
@@ -28,7 +31,7 @@ from export.to_tensorrt import tensorrt_module
 from export.to_torch_tensorrt import program_from_graph, torch_tensorrt_module
 from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import BundleError, ExportError, MissingExtraError
+from runtime.errors import BundleError, EdgefoldError, ExportError, MissingExtraError
 from runtime.files import file_atomically, sha256_of_file, write_json
 from runtime.measure import FULL, QUICK
 from runtime.own_process import run_in_own_process
@@ -56,6 +59,11 @@ class VariantRun(Stages):
                 {"export": self.export, "verify": self.verify, "benchmark": self.benchmark}[step]()
 
     _cannot_build = _asked_torch = False  # said once
+
+    def __init__(self, plan: Plan, settings: Settings, notify: Notify) -> None:
+        super().__init__(plan, settings, notify)
+        self.devices: Mapping[str, Device] = {}  # that `benchmark` has tried to measure on, by label
+        self.device_errors: Mapping[str, EdgefoldError] = {}  # why some of them could not be
 
     @property
     def bundle_path(self) -> Path:
@@ -122,7 +130,7 @@ class VariantRun(Stages):
             return None
 
     def benches(self, format_name: str, choice: EngineChoice | None = None) -> dict[str, dict[str, Any]]:
-        """Return the latency results of a format by target, those of one engine where one is given."""
+        """Return the latency results of a format by target; with `choice` this machine's, on that engine."""
         found = {
             file.name.split(".")[2]: self.result(file.name)
             for file in sorted(self.folder.glob(f"bench.{format_name}.*.json"))
@@ -130,7 +138,7 @@ class VariantRun(Stages):
         return {
             target: result
             for target, result in found.items()
-            if result is not None and (choice is None or _label(result) == choice.label)
+            if result is not None and (choice is None or ("target" not in result and _label(result) == choice.label))
         }
 
     def _graph(self) -> DeployableGraph:
@@ -236,13 +244,15 @@ class VariantRun(Stages):
 
     def cases(self) -> list[tuple[str, EngineChoice]]:
         """Return every format with each engine that runs it: its own, and those that the recipe's targets name."""
-        return cases_of(self.export(), [DEFAULT, *(target.choice for target in self.plan.recipe.benchmark)])
+        return cases_of(self.export(), [DEFAULT, *(target.choice for target in self.plan.recipe.local_targets)])
 
     def benchmark(self) -> None:
         """Measure accuracy and latency of every format on every target, each in processes of its own.
 
-        Latencies are measured in turn, process by process. What this machine cannot run is left out, and said.
+        Latencies are measured in turn, process by process. What this machine cannot run is left out, and said. Then
+        come the devices of targets.yaml; `device_errors` says which ones could not be measured, and nothing is raised.
         """
+        devices = devices_of(self.plan.recipe, self.settings.targets)
         parity = self.verify()["formats"]
         wanted = []
         for name, choice in self.cases():
@@ -251,8 +261,11 @@ class VariantRun(Stages):
                 self.notify(f"{key} is not measured here: {why}")
                 continue
             self.accuracy(name, choice)
-            wanted += [(name, target) for target in self.plan.recipe.benchmark if target.choice.label == choice.label]
+            wanted += [
+                (name, target) for target in self.plan.recipe.local_targets if target.choice.label == choice.label
+            ]
         self.bench(wanted)
+        self.devices, self.device_errors = devices, measure(self, devices)
 
     def accuracy(self, format_name: str, choice: EngineChoice = DEFAULT) -> dict[str, Any]:
         """Evaluate the test rows with the device's runtime and compare with torch's predictions row by row."""
@@ -261,17 +274,26 @@ class VariantRun(Stages):
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        options = ["--format", format_name, *_engine_options(choice), "--data", self._rows_file()]
+        options = ["--format", format_name, *_engine_options(choice), "--data", self.rows_file()]
         result = self._from_device_side("accuracy", bundle.path, *options)
-        result["rows_unlike_torch"] = self._rows_unlike_torch(result["predictions"])
+        result |= self.beside_torch(result["predictions"], self.torch_classes())
         write_json(target, result)
         return result
 
-    def _rows_unlike_torch(self, predictions: Mapping[str, int]) -> list[int]:
-        """Return the ids of the test rows whose predicted class (by row id) is not torch's."""
-        expected = self._reference_logits().argmax(1).tolist()
-        row_ids = self.dataset.test.row_ids.tolist()
-        return [row for row, label in zip(row_ids, expected, strict=True) if predictions[str(row)] != label]
+    def torch_classes(self) -> list[int]:
+        """Return the class that torch predicts for each test row."""
+        classes: list[int] = self._reference_logits().argmax(1).tolist()
+        return classes
+
+    def beside_torch(self, predictions: Mapping[str, int], expected: Sequence[int]) -> dict[str, Any]:
+        """Return the ids of the test rows whose class (by row id) is not torch's, and how many torch has right."""
+        rows, labels = self.dataset.test.row_ids.tolist(), self.dataset.test.labels.tolist()
+        return {
+            "rows_unlike_torch": [
+                row for row, label in zip(rows, expected, strict=True) if predictions[str(row)] != label
+            ],
+            "torch_correct": sum(came == label for came, label in zip(expected, labels, strict=True)),
+        }
 
     def bench(self, wanted: Sequence[tuple[str, LocalSpec]]) -> None:
         """Measure the latency of each format on the target beside it, where there is no result of the same settings."""
@@ -301,7 +323,7 @@ class VariantRun(Stages):
         beside.unlink()
         return result
 
-    def _rows_file(self) -> Path:
+    def rows_file(self) -> Path:
         """Return an .npz of the test rows for the device side, written anew: the recipe's rows may have changed."""
         test = self.dataset.test
         path = self.folder / "test_rows.npz"

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from compress.device_run import Device
 from compress.pipeline import plans_of
 from compress.plan import Plan
 from compress.published import ExpectSpec
-from compress.summary import Row, summarise, summary_sentence
+from compress.summary import Row, device_notes, summarise, summary_sentence
+from compress.targets import Limits, Target
 from runtime.accuracy import wilson_interval
+from runtime.errors import EdgefoldError, UsageError
 from runtime.runners.choice import EngineChoice
 
 TEXT = """\
@@ -45,6 +48,8 @@ class FakeRun:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     formats: dict[str, Any] | None = None
     choices: tuple[EngineChoice, ...] = (EngineChoice(),)
+    devices: dict[str, Device] = field(default_factory=dict)
+    device_errors: dict[str, EdgefoldError] = field(default_factory=dict)
 
     def bundle(self) -> Any:
         return SimpleNamespace(formats=self.formats, missing_engines=()) if self.formats else None
@@ -338,3 +343,42 @@ def test_the_sentence_needs_neither_export_nor_teacher(runs_of: Callable[..., li
     assert summary_sentence(rows, "teacher").startswith("97.00 % test accuracy")
     assert "fewer" not in summary_sentence(rows, "teacher")
     assert summary_sentence(rows, "student") == ""
+
+
+# Devices of targets.yaml
+
+
+def with_devices(runs: list[FakeRun], limits: Limits) -> None:
+    """Let `pi4` be measured on every run, torch right on 96 rows; `phone` cannot be reached."""
+    for run in runs:
+        export(run, correct=95, passed=True)
+        bench(run)
+        bench(run, target="pi4")
+        run.results["bench.onnx.pi4.json"]["size_bytes"] = 4321
+        run.results["accuracy.onnx.pi4.json"] = {"correct": 95, "total": 100, "torch_correct": 96}
+        run.devices = {name: Device(name, Target(host=name, limits=limits)) for name in ("pi4", "phone")}
+        run.device_errors = {"phone": UsageError("target phone (phone) cannot be reached")}
+
+
+def test_a_device_is_a_row_with_its_own_figures_and_limits(runs_of: Callable[..., list[FakeRun]]) -> None:
+    runs = runs_of(EXPORTED, teacher=[99], student=[96])
+    with_devices(runs, Limits(p90_ms=1.0, size_kb=5.0, accuracy_drop_points=0.5))
+    local, pi4, phone = summarise(runs)[2:]  # type: ignore[arg-type]
+    assert (local.target, local.elsewhere, local.limits) == ("local", False, {})
+    assert (pi4.target, pi4.elsewhere, pi4.mean, pi4.p50_ms, pi4.parity) == ("pi4", True, 0.95, 0.25, "passed")
+    assert pi4.limits == {"p90_ms": 1.0, "size_kb": 5.0, "accuracy_drop_points": 0.5}
+    assert pi4.accuracy_floor == pytest.approx(0.955)
+    assert pi4.limits_missed == ("p90_ms is 1.5, allowed 1", "accuracy_drop_points is 1, allowed 0.5")
+    assert (phone.not_run, phone.p50_ms) == ("target phone (phone) cannot be reached", None)
+    assert (phone.limits_missed, phone.accuracy_floor) == ((), None)  # nobody knows
+    assert device_notes([local, pi4, phone, phone]) == [
+        "student · onnx on pi4: p90_ms is 1.5, allowed 1; accuracy_drop_points is 1, allowed 0.5",
+        "Not measured: target phone (phone) cannot be reached",
+    ]
+
+
+def test_the_sentence_is_of_this_machine(runs_of: Callable[..., list[FakeRun]]) -> None:
+    runs = runs_of(EXPORTED, teacher=[99], student=[96])
+    with_devices(runs, Limits())
+    runs[0].results["bench.onnx.pi4.json"]["latency"]["percentiles"]["p50"]["measured_ms"] = 0.01
+    assert "250.0 µs a call," in summary_sentence(summarise(runs), "student")  # type: ignore[arg-type]
