@@ -253,7 +253,15 @@ def test_a_link_that_is_cut_while_files_go_over_leaves_no_half_file(server: SshS
 def test_an_interrupt_cleans_up(server: SshServer, target: Target, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "targets.yaml").write_text(json.dumps({"box": target.model_dump(exclude_none=True, mode="json")}))
     command = [sys.executable, "-m", "compress", "bench", str(bundle.path), "--target", "box"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=with_checkout()) as running:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=with_checkout(),
+        # Where the tests run in the background, a shell has told them, and so what they start, to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         assert running.stderr is not None
         for line in running.stderr:
             if "measuring" in line:
