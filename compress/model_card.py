@@ -12,6 +12,7 @@ from compress.units import count, milliseconds, size
 from runtime.accuracy import wilson_interval
 
 if TYPE_CHECKING:
+    from compress.plan import StagePlan
     from compress.stages import Stages
     from compress.variant_run import VariantRun
     from export.bundle import OnnxForm
@@ -20,9 +21,12 @@ _ACCURACY = "test accuracy, 95 % interval"
 _NOT_YET = "Parity and latency are measured after export and stand in the card beside the bundle's folder."
 
 
-def export_card(stages: Stages, onnx: bytes, forms: Sequence[OnnxForm]) -> str:
-    """Return the card that travels in the bundle: all that is known when its files are written."""
-    files = [("onnx", "fp32", size(len(onnx)))]
+def export_card(stages: Stages, onnx: bytes, precision: str, forms: Sequence[OnnxForm]) -> str:
+    """Return the card that travels in the bundle: all that is known when its files are written.
+
+    precision: of `onnx`, the file of that format.
+    """
+    files = [("onnx", precision, size(len(onnx)))]
     files += [(form.precision, form.precision, size(len(form.model))) for form in forms]
     table = _table(("format", "precision", "size"), files)
     return _card(stages, ["## Files", table, _NOT_YET])
@@ -62,7 +66,7 @@ def _card(stages: Stages, middle: Sequence[str], checksum: str = "") -> str:
     facts = [
         ("task", f"{len(classes)} classes: {_shortened(classes)}"),
         ("input", f"{stage.signature}, {stage.signature.dtype} {stage.signature.layout}"),
-        ("model", f"`{_in_words(stage.spec.model)}`"),
+        ("model", f"`{_in_words(stage.spec.model)}`{_bits(stage)}"),
         ("size", f"{stage.parameters:,} parameters, {count(stage.profile.total_macs)} multiply-accumulates a row"),
         ("subclasses", f"{stage.heads.subclasses} for each class, folded inside the graph"),
         ("test accuracy", f"{_share(test['correct'], test['total'])}, {test['total']:,} rows"),
@@ -96,12 +100,17 @@ def _trained(stages: Stages) -> Iterable[tuple[str, ...]]:
         stage, test = stages.plan.stage(name), artifact.metrics["test"]
         yield (
             name,
-            stage.spec.model.kind,
+            f"{stage.spec.model.kind}{_bits(stage)}",
             ", ".join(stage.teacher_names) or "labels",
             " + ".join(_in_words(term) for term in stage.spec.objective),
             str(stage.train.epochs_run),
             _share(test["correct"], test["total"]),
         )
+
+
+def _bits(stage: StagePlan) -> str:
+    """Return the bits of a quantised stage's weights and activations, as in ` W4A8`."""
+    return f" {stage.spec.quantize}" if stage.spec.quantize else ""
 
 
 def _data(stages: Stages) -> Iterable[tuple[str, str]]:

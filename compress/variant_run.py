@@ -170,6 +170,7 @@ class VariantRun(Stages):
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
         source = Source(simulated, layers, dataset.train, self.notify)
+        precision = "int8" if stage.spec.quantize else "fp32"
         if stage.spec.quantize:
             onnx = qdq_from_onnx(simulated)
         else:
@@ -187,7 +188,7 @@ class VariantRun(Stages):
             text=dataset.featuriser,
             table=dataset.columns,
             onnx=onnx,
-            precision="int8" if stage.spec.quantize else "fp32",
+            precision=precision,
             forms=[each.form for each in forms],
             inputs=dataset.test.inputs[rows],
             labels=dataset.test.labels[rows],
@@ -196,7 +197,7 @@ class VariantRun(Stages):
             metrics=metrics,
             batch_sizes=export.batch_sizes,
             engines=[spec.request for spec in engine_specs(export.formats) if spec.via == "onnx"],
-            card=export_card(self, onnx, [each.form for each in forms]),
+            card=export_card(self, onnx, precision, [each.form for each in forms]),
         )
         bundle = open_bundle(self.bundle_path)
         for made in forms:

@@ -54,6 +54,9 @@ def test_a_recipe_gives_a_distilled_few_bit_student_and_its_files(empty_project:
     assert {name: file.precision for name, file in bundle.formats.items()} == {
         "onnx": "int8", "int4": "int4", "qonnx": "qonnx"
     }  # fmt: skip
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    assert "| onnx | int8 |" in card
+    assert "| quantized | small_cnn W4A4 | teacher |" in card
     assert bundle.formats["int4"].size_bytes < bundle.formats["onnx"].size_bytes
     parity = json.loads((folder / "parity.json").read_text())["formats"]
     assert all(report["passed"] and report["comparison"]["rms_error_over_std"] < 0.02 for report in parity.values())
