@@ -106,18 +106,12 @@ def _stage_row(group: Sequence[VariantRun], name: str) -> Row:
     stage = first.plan.stage(name)
     artifacts = [run.artifacts[name] for run in group]
     tests = [artifact.metrics["test"] for artifact in artifacts]
-    agreements = [artifact.metrics["agreement_with_teacher"] for artifact in artifacts]
     accuracy = _accuracy(tests)
     return Row(
         name=name,
         what="stage",
-        variant=variant_name(first.plan),
-        settings=first.plan.variant.settings,
-        model=stage.spec.model_name,
-        parameters=stage.parameters,
-        macs=stage.profile.total_macs,
-        teachers=stage.teachers,
-        agreement_with_teacher=_mean(agreements),
+        agreement_with_teacher=_agreement(group, name),
+        **_of_stage(first, stage),
         size_bytes=artifacts[0].weights_bytes,
         expectation=_expectation(stage.expect, accuracy["mean"], first.plan.variant.scale == 1)
         if stage.expect
@@ -142,15 +136,8 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
         yield Row(
             name=f"{stage.name} · {key}",
             what="export",
-            variant=variant_name(first.plan),
-            settings=first.plan.variant.settings,
-            model=stage.spec.model_name,
-            parameters=stage.parameters,
-            macs=stage.profile.total_macs,
-            teachers=stage.teachers,
-            agreement_with_teacher=_mean(
-                [run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]
-            ),
+            agreement_with_teacher=_agreement(group, stage.name),
+            **_of_stage(first, stage),
             size_bytes=bundles[0].formats[format_name].size_bytes,
             p50_ms=_percentile_ms(bench, "p50"),
             p90_ms=_percentile_ms(bench, "p90"),
@@ -170,18 +157,29 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
         yield Row(
             name=f"{stage.name} · {request.in_words()}",
             what="export",
-            variant=variant_name(first.plan),
-            settings=first.plan.variant.settings,
-            model=stage.spec.model.kind,
-            parameters=stage.parameters,
-            macs=stage.profile.total_macs,
-            teachers=stage.teachers,
             agreement_with_teacher=None,
+            **_of_stage(first, stage),
             size_bytes=0,
             parity="not run",
             not_run=f"not built; {on_the_device(bundles[0])}",
             **_accuracy([run.artifacts[stage.name].metrics["test"] for run in group]),
         )
+
+
+def _of_stage(run: VariantRun, stage: StagePlan) -> dict[str, Any]:
+    """Return what a row says of its stage whatever was made of it."""
+    return {
+        "variant": variant_name(run.plan),
+        "settings": run.plan.variant.settings,
+        "model": stage.spec.model_name,
+        "parameters": stage.parameters,
+        "macs": stage.profile.total_macs,
+        "teachers": stage.teachers,
+    }
+
+
+def _agreement(group: Sequence[VariantRun], stage: str) -> float | None:
+    return _mean([run.artifacts[stage].metrics["agreement_with_teacher"] for run in group])
 
 
 def _device_row(group: Sequence[VariantRun], stage: StagePlan, bundle: Bundle, device: Device, form: str) -> Row:
@@ -194,13 +192,8 @@ def _device_row(group: Sequence[VariantRun], stage: StagePlan, bundle: Bundle, d
     return Row(
         name=f"{stage.name} · {form}",
         what="export",
-        variant=variant_name(first.plan),
-        settings=first.plan.variant.settings,
-        model=stage.spec.model_name,
-        parameters=stage.parameters,
-        macs=stage.profile.total_macs,
-        teachers=stage.teachers,
-        agreement_with_teacher=_mean([run.artifacts[stage.name].metrics["agreement_with_teacher"] for run in group]),
+        agreement_with_teacher=_agreement(group, stage.name),
+        **_of_stage(first, stage),
         size_bytes=bundle.formats[form].size_bytes,
         p50_ms=_percentile_ms(benches[0], "p50"),
         p90_ms=_percentile_ms(benches[0], "p90"),

@@ -26,7 +26,7 @@ _PACKAGES = (
 )
 _PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
 # ONNX Runtime reads the processor's features from this file, and crashes on the one of an x86 machine.
-_CPU_INFO = """\
+CPU_INFO = """\
 processor\t: 0
 Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
 CPU implementer\t: 0x41
@@ -47,7 +47,7 @@ def arm_python(folder: Path) -> Path:
     for package in _debian_packages(folder / "apt"):
         _run("dpkg-deb", "-x", package, root)
     (root / "proc").mkdir()
-    (root / "proc" / "cpuinfo").write_text(_CPU_INFO)
+    (root / "proc" / "cpuinfo").write_text(CPU_INFO)
     platforms = [word for each in _PLATFORMS for word in ("--platform", each)]
     options = ["--no-deps", "--only-binary", ":all:", "--python-version", "3.11", *platforms]
     _run(sys.executable, "-m", "pip", "download", "-q", "-d", folder / "wheels", *options, "numpy<2.6", "onnxruntime")

@@ -11,20 +11,10 @@ import onnx
 import ops_builds
 import packed_models
 import pytest
+from arm_userland import CPU_INFO
 
 TOOLCHAIN = f"-DCMAKE_TOOLCHAIN_FILE={ops_builds.OPS / 'cmake' / 'aarch64-linux-gnu.cmake'}"
 SYSTEM = Path("/usr/aarch64-linux-gnu")
-# ONNX Runtime reads the processor's features from this file, and crashes on the one of an x86 machine.
-CPU_INFO = """\
-processor\t: 0
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x0
-CPU part\t: 0xd08
-CPU revision\t: 3
-
-"""
 SHAPES = [(9, 7, 3), (1, 1, 1), (16, 5, 70)]  # height, width, channels
 
 
