@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from compress import on_target, target_commands
+from compress import on_target
+from compress.commands import targets as on_targets
 from compress.on_target import accuracy_drop_points, missed_limits
 from compress.remote import command_of
 from compress.targets import Limits, Target, find_target, read_targets
@@ -163,10 +164,10 @@ def test_a_device_that_lacks_what_every_measurement_needs_ends_with_an_error(
         other = {"what": "openvino", "usable": False, "found": "?", "remedy": "", "needed": False}
         return [numpy, other]
 
-    monkeypatch.setattr(target_commands, "doctor_on_target", found)
+    monkeypatch.setattr(on_targets, "doctor_on_target", found)
     file = targets_file(tmp_path, PI)
-    target_commands.doctor(["phone"], file, bundle=None, as_json=False)
+    on_targets.doctor(["phone"], file, bundle=None, as_json=False)
     assert "pip install" not in capsys.readouterr().out
     with pytest.raises(MissingExtraError, match=r"^target pi4 lacks numpy\n"):
-        target_commands.doctor(["phone", "pi4"], file, bundle=None, as_json=False)
+        on_targets.doctor(["phone", "pi4"], file, bundle=None, as_json=False)
     assert "numpy: python -m pip install numpy" in capsys.readouterr().out
