@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, create_model
 
 from compress.kinds import Spec
+from export.opsets import LEAST_OPSET, OPSET
 from export.parity import GATES, Gate
 from runtime.manifest import EngineRequest
+from runtime.onnx_support import LEAST_OPSETS
 
 
 class FormatSpec(Spec):
@@ -140,6 +142,18 @@ class TensorrtSpec(_OfFormat):
     def request(self) -> EngineRequest:
         """Return what the bundle keeps of it."""
         return EngineRequest(self.source, self.capabilities, self.module, self.workspace, self.profiles)
+
+
+def opset_problem(formats: Sequence[FormatSpec], opset: int | None) -> tuple[str, str] | None:
+    """Return which formats cannot be written in `opset`, and what to do; None where all can."""
+    least = {spec.kind: LEAST_OPSETS.get(spec.kind, (LEAST_OPSET, "")) for spec in formats}
+    late = {kind: needs for kind, needs in least.items() if opset is not None and needs[0] > opset}
+    if not late:
+        return None
+    why = "; ".join(f"{kind} needs {needed} at least, {reason}" for kind, (needed, reason) in late.items())
+    needed = max(needed for needed, _ in late.values())
+    instead = f"choose {needed}" if needed <= OPSET else "leave opset out"
+    return f"came {opset}, but {why}", f"Leave {' and '.join(late)} out of the formats, or {instead}."
 
 
 def engine_specs(formats: Sequence[FormatSpec]) -> list[TensorrtSpec]:

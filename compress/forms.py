@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from compress.formats import (
     QonnxSpec,
 )
 from export.bundle import OnnxForm
+from export.older_opset import at_opset
 from export.to_bf16 import bf16_from_onnx
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
@@ -35,13 +36,18 @@ JUDGED_ROWS = 1000  # training rows by which layers are kept in float; never tes
 class Source:
     """What forms are made of: the student as FP32 ONNX (grids as float arithmetic), its binary layers, training rows.
 
-    notify: says what came of it.
+    notify: says what came of it. opset: of the files, where it is not that of `export.to_onnx`.
     """
 
     model: bytes
     layers: Mapping[str, str]
     train: Split
     notify: Callable[[str], None]
+    opset: int | None = None
+
+    def written(self, model: bytes) -> bytes:
+        """Return a finished model in the opset of the files."""
+        return model if self.opset is None else at_opset(model, self.opset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +64,9 @@ def record_file(format_name: str) -> str:
 
 
 def form_of(spec: FormatSpec, source: Source) -> Made:
-    """Return the form that `spec` asks for. Raises ExportError where the student has none."""
-    return _MAKERS[spec.kind](spec, source)
+    """Return the form that `spec` asks for. Raises ExportError where the student has none, or none in its opset."""
+    made = _MAKERS[spec.kind](spec, source)
+    return replace(made, form=replace(made.form, model=source.written(made.form.model)))
 
 
 def _packed(spec: PackedSpec, source: Source) -> Made:

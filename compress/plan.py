@@ -90,7 +90,7 @@ class Plan:
     @property
     def key(self) -> str:
         """Return the key of the deployed stage and of how it is exported."""
-        export = self.recipe.export.model_dump(mode="json") if self.recipe.export else None
+        export = self.recipe.export.settings if self.recipe.export else None
         return _key({"stage": self.stage(self.recipe.exported_stage).key, "export": export})
 
     def stage(self, name: str) -> StagePlan:

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from compress import provenance
 from compress.datasets.base import Split, unit_normalization
-from compress.formats import FORMATS, FormatSpec, Int8Spec
+from compress.formats import FORMATS, FormatSpec, Int8Spec, opset_problem
 from compress.forms import Source, form_of
 from compress.kinds import OneOf, as_recipe_value
 from compress.models import MODELS, Classifier, ModelSpec, has_binary_layers
@@ -61,6 +61,7 @@ class ReadyStudent:
     batch_sizes: tuple[int, ...]
     rows: Rows
     train: Rows | None
+    opset: int | None = None
 
 
 def ready_student(
@@ -79,6 +80,7 @@ def ready_student(
     formats: str = "onnx",
     batch_sizes: str = "1,8,64",
     name: str | None = None,
+    opset: int | None = None,
 ) -> ReadyStudent:
     """Read all of it. Raises UsageError and DataError for what does not fit together."""
     spec: ModelSpec = kind_from(_MODEL, model, "--model")
@@ -92,6 +94,8 @@ def ready_student(
     class_names = class_names_from(labels, classes)
     forms: tuple[FormatSpec, ...] = kind_from(_FORMATS, f"[{formats}]", "--formats")
     _check_formats(forms, spec, signature)
+    if problem := opset_problem(forms, opset):
+        raise UsageError(f"--opset: {problem[0]}", problem[1])
     tensors = read_weights(weights)
     try:
         built = spec.build(signature=signature, outputs=len(class_names) * subclasses)
@@ -108,6 +112,7 @@ def ready_student(
         "subclasses": subclasses,
         "formats": [as_recipe_value(each) for each in forms],
         "batch_sizes": list(sizes),
+        **({"opset": opset} if opset else {}),
     }
     return ReadyStudent(
         name=name or weights.stem,
@@ -123,6 +128,7 @@ def ready_student(
         batch_sizes=sizes,
         rows=rows_from(data, signature, len(class_names)),
         train=rows_from(train_data, signature, len(class_names)) if train_data else None,
+        opset=opset,
     )
 
 
@@ -142,7 +148,7 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
         provenance.KEY: student.recipe,
     }
     simulated, layers = onnx_from_graph(graph, student.signature, metadata=metadata), binary_layers(graph)
-    source = Source(simulated, layers, train, notify)
+    source = Source(simulated, layers, train, notify, student.opset)
     made = [form_of(spec, source) for spec in student.formats if spec.kind != "onnx"]
     first = slice(0, SAMPLES)
     write_bundle(
@@ -154,7 +160,7 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
         subclasses=student.subclasses,
         class_names=student.class_names,
         signature=student.signature,
-        onnx=portable_from_onnx(simulated, layers=layers) if layers else simulated,
+        onnx=source.written(portable_from_onnx(simulated, layers=layers) if layers else simulated),
         forms=[each.form for each in made],
         inputs=rows.inputs[first],
         labels=rows.labels[first],

@@ -21,6 +21,7 @@ from compress.quantize import QuantizedSpec, QuantizeSpec
 from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
+from export.opsets import LEAST_OPSET, OPSET
 from runtime.errors import RecipeError, UsageError
 from runtime.runners.choice import EngineChoice, EngineName, Precision, ProviderName
 
@@ -117,6 +118,8 @@ class ExportSpec(Spec):
 
     formats: `onnx` always; `packed` beside it for a binary student, whose `onnx` is then the same model on standard
     operators, for machines without those of the packed one. `fp16`, `int8` and `int8_cpu` beside it for all others.
+    opset: of all ONNX files, with the IR version of its time, for an engine that is too old for 20
+    (`export.older_opset`).
     """
 
     stage: str
@@ -127,6 +130,13 @@ class ExportSpec(Spec):
         64,
     )
     subclass_probabilities: bool = False
+    opset: int | None = Field(None, ge=LEAST_OPSET, le=OPSET)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what the bundle's key is made of; options that came later and are not used are no part of it."""
+        without = {"opset"} if self.opset is None else set()
+        return self.model_dump(mode="json", exclude=without)
 
 
 class LocalSpec(Spec):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from compress.datasets import Declaration, declare
-from compress.formats import TensorrtSpec
+from compress.formats import TensorrtSpec, opset_problem
 from compress.models import Shapes, has_binary_layers, shapes_of
 from compress.models.binary import BinarySpec
 from compress.named_device import DeviceSpec
@@ -110,6 +110,8 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
     others = [kind for kind in kinds if kind != "tensorrt"]
     if len(set(others)) < len(others):
         yield ("export", "formats"), "a format stands twice", "Name each once."
+    if recipe.export and (problem := opset_problem(recipe.export.formats, recipe.export.opset)):
+        yield ("export", "opset"), *problem
     yield from _engine_problems(recipe)
     if recipe.benchmark and not recipe.export:
         yield ("benchmark",), "there is nothing to benchmark without export", "Add `export: {stage: ...}`."

@@ -169,12 +169,13 @@ class VariantRun(Stages):
         }
         rows = slice(0, min(SAMPLES, len(dataset.test)))
         simulated, layers = onnx_from_graph(graph, dataset.signature, metadata=metadata), binary_layers(graph)
-        source = Source(simulated, layers, dataset.train, self.notify)
+        source = Source(simulated, layers, dataset.train, self.notify, export.opset)
         precision = "int8" if stage.spec.quantize else "fp32"
         if stage.spec.quantize:
             onnx = qdq_from_onnx(simulated)
         else:
             onnx = portable_from_onnx(simulated, layers=layers) if layers else simulated
+        onnx = source.written(onnx)
         forms = [form_of(spec, source) for spec in export.formats if spec.kind not in ("onnx", "tensorrt")]
         write_bundle(
             self.bundle_path,

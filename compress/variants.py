@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+from compress.formats import opset_problem
 from compress.recipe import Recipe, load_recipe, recipe_from_value
 from compress.recipe_checks import check_recipe
 from compress.recipe_report import recipe_error
@@ -24,7 +25,8 @@ class Variant:
     """One run: a recipe with the swept values put in, and one seed.
 
     `folder` is its place below the run folder ("" when there is only one), `settings` the swept values by path, `label`
-    the name that a row of the sweep gives itself, `scale` the fraction that is run of the recipe's epochs and rows.
+    the name that a row of the sweep gives itself, `scale` the fraction that is run of the recipe's epochs and rows,
+    `opset` the one that was asked for beside the recipe, for the same student on an older engine.
     """
 
     folder: str
@@ -33,6 +35,7 @@ class Variant:
     recipe: Recipe
     label: str = ""
     scale: float = 1.0
+    opset: int | None = None
 
     @property
     def run_name(self) -> str:
@@ -41,20 +44,29 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Return what results are filed and shown under: the recipe's name, marked where it is run in part."""
-        return self.recipe.name if self.scale == 1 else f"{self.recipe.name}@{self.scale:g}"
+        """Return what results are filed and shown under: the recipe's name, marked by what was asked for beside it."""
+        marks = [f"{self.scale:g}"] if self.scale != 1 else []
+        marks += [f"opset{self.opset}"] if self.opset else []
+        return "@".join([self.recipe.name, *marks])
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which of a recipe's runs are meant, and at what length.
 
-    seeds: these only. variants: these only, by label or by number from 1. scale: fraction of epochs and rows.
+    seeds: these only. variants: these only, by label or by number from 1. scale: fraction of epochs and rows. opset: of
+    the exported files, in the place of the recipe's.
     """
 
     seeds: tuple[int, ...] = ()
     variants: tuple[str, ...] = ()
     scale: float = 1.0
+    opset: int | None = None
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with scale and opset put in. Raises UsageError where it exports nothing in that opset."""
+        shorter = recipe if self.scale == 1 else scaled(recipe, self.scale)
+        return shorter if self.opset is None else _exported_in(shorter, self.opset)
 
 
 WHOLE = Selection()
@@ -93,14 +105,23 @@ def load_variants(path: FilePath, selection: Selection = WHOLE) -> tuple[Variant
             _folder(i, len(made), seed, len(recipe.all_seeds)),
             combination.settings,
             seed,
-            swept if selection.scale == 1 else scaled(swept, selection.scale),
+            selection.of(swept),
             combination.label,
             selection.scale,
+            selection.opset,
         )
         for i, (combination, swept) in enumerate(made)
         for seed in recipe.all_seeds
         if i in chosen and seed in seeds
     )
+
+
+def _exported_in(recipe: Recipe, opset: int) -> Recipe:
+    if recipe.export is None:
+        raise UsageError(f"recipe {recipe.name} exports nothing", "Add `export: {stage: ...}` to it.")
+    if problem := opset_problem(recipe.export.formats, opset):
+        raise UsageError(f"--opset: {problem[0]}", problem[1])
+    return recipe.model_copy(update={"export": recipe.export.model_copy(update={"opset": opset})})
 
 
 def _chosen_seeds(recipe: Recipe, selection: Selection) -> tuple[int, ...]:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from export.graph import INPUT_NAME, DeployableGraph, InputSignature
 from export.layers import with_exported_layers
+from export.opsets import OPSET
 from runtime.errors import ExportError
 from runtime.files import write_atomically
 
-OPSET = 20  # keeps Gelu and LayerNormalization whole; every parser of TensorRT 10 reads it
 MAX_IR_VERSION = 10
 BATCH_AXIS = "batch"
 LENGTH_AXIS = "length"

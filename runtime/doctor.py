@@ -119,11 +119,11 @@ def _formats(bundle: Path, formats: Sequence[str], engine: Finding) -> Iterator[
     names = [name for name in formats or opened.formats if not name.startswith(_NOT_ONNX)]
     if not engine.usable:
         return
-    refused = {name: refusal(read_onnx_header(opened.file_of(name)), engine.found) for name in names}
+    refused = {name: refusal(read_onnx_header(opened.file_of(name)), engine.found, name) for name in names}
     readable = [name for name, why in refused.items() if why is None]
     for name, why in refused.items():
         if why is None:
             yield Finding(f"format {name}", True, f"onnxruntime {engine.found} reads it")
             continue
         instead = f", or measure {' or '.join(readable)}" if readable else ""
-        yield Finding(f"format {name}", False, why[0], f"{sys.executable} -m {why[1]}{instead}")
+        yield Finding(f"format {name}", False, why.why, f"{why.remedy(sys.executable)}{instead}")

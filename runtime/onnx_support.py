@@ -1,7 +1,8 @@
-"""Which ONNX files an ONNX Runtime reads, by its version.
+"""Which ONNX files an ONNX Runtime runs, by its version, and the opset that a file can be exported in for an older one.
 
-The table is what versions 1.16.3 to 1.24.1 themselves say when they refuse a model of IR 40, and one of opset 90. Of a
-version that is newer than the table nothing is known to be unreadable.
+The table is what the versions themselves say: 1.16.3 to 1.24.1 when they refuse a model of IR 40, and one of opset 90;
+1.7.0 to 1.15.1 by what they load and run of models of each. Of a version that is newer than the table nothing is known
+to be unreadable.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from runtime.onnx_file import OnnxHeader
 
 @dataclass(frozen=True)
 class Reads:
-    """The latest IR version and opset of the default domain that are read."""
+    """The latest IR version and opset of the default domain that are run."""
 
     ir_version: int
     opset: int
@@ -22,6 +23,15 @@ class Reads:
 
 # By minor version.
 READS: Mapping[tuple[int, int], Reads] = {
+    (1, 7): Reads(7, 13),
+    (1, 8): Reads(7, 14),
+    (1, 9): Reads(8, 15),
+    (1, 10): Reads(8, 15),
+    (1, 11): Reads(8, 16),
+    (1, 12): Reads(8, 17),
+    (1, 13): Reads(8, 17),
+    (1, 14): Reads(8, 18),
+    (1, 15): Reads(9, 18),  # it takes 19, and has no kernels of it: none for Cast, Equal, Shape and DequantizeLinear
     (1, 16): Reads(9, 19),
     (1, 17): Reads(9, 20),
     (1, 18): Reads(10, 21),
@@ -33,9 +43,36 @@ READS: Mapping[tuple[int, int], Reads] = {
     (1, 24): Reads(13, 25),
 }
 
+# Format of a bundle -> the first opset that it can be written in, and why; of all others it is `export.opsets`.
+LEAST_OPSETS: Mapping[str, tuple[int, str]] = {
+    "bf16": (22, "since before it Conv takes no bfloat16"),
+    "int4": (21, "since before it there are no tensors of 4 bits"),
+    "qonnx": (15, "since before its IR version no file brings a function such as Quant along"),
+}
+_LEAST_OPSET = 13  # of `export.opsets`
+# What is offered: 1.15 and 1.16 expand LayerNormalization in float16 of a later one to a graph that they then refuse.
+_OFFERED = 17
 
-def refusal(header: OnnxHeader, version: str) -> tuple[str, str] | None:
-    """Return why onnxruntime `version` cannot read a file, and what to install; None where nothing is against it."""
+_OPERATORS = "edgefold"
+_OPERATORS_SINCE = (1, 17)  # what the library of `runtime/ops` is built for
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file cannot be read. install: pip's command. export: what exports it for this engine, "" where nothing."""
+
+    why: str
+    install: str
+    export: str
+
+    def remedy(self, python: str = "") -> str:
+        """Return both: what upgrades the engine of `python`, and what exports the model for the engine as it is."""
+        upgrade = f"{python} -m {self.install}" if python else self.install
+        return f"{upgrade}, or export it again for this engine: {self.export}" if self.export else upgrade
+
+
+def refusal(header: OnnxHeader, version: str, form: str = "onnx") -> Refusal | None:
+    """Return why onnxruntime `version` cannot read a file of format `form`; None where nothing is against it."""
     minor = _minor(version)
     if minor is None or minor > max(READS):
         return None
@@ -47,12 +84,38 @@ def refusal(header: OnnxHeader, version: str) -> tuple[str, str] | None:
         for name, found, most in (("IR", header.ir_version, reads.ir_version), ("opset", opset, reads.opset))
         if found > most
     ]
+    operators = _OPERATORS in header.opsets and minor < _OPERATORS_SINCE
+    if operators:
+        too_new.append("the operators of packed models (it is too old for their library)")
     if not too_new:
         return None
-    later = (each for each, of in READS.items() if of.ir_version >= header.ir_version and of.opset >= opset)
+    later = (
+        each
+        for each, of in READS.items()
+        if of.ir_version >= header.ir_version
+        and of.opset >= opset
+        and (_OPERATORS not in header.opsets or each >= _OPERATORS_SINCE)
+    )
     needed = next(later, None)
     least = f"'onnxruntime>={needed[0]}.{needed[1]}'" if needed else "--upgrade onnxruntime"
-    return f"onnxruntime {version} cannot read {' and '.join(too_new)}", f"pip install {least}"
+    offered = min(reads.opset, _OFFERED)
+    possible = not operators and minor >= min(READS) and offered >= LEAST_OPSETS.get(form, (_LEAST_OPSET,))[0]
+    return Refusal(
+        f"onnxruntime {version} cannot read {' and '.join(too_new)}",
+        f"pip install {least}",
+        _export(header.metadata, offered) if possible and offered < opset else "",
+    )
+
+
+def _export(metadata: Mapping[str, str], opset: int) -> str:
+    """Return the command that makes a model anew, by what the model says of its origin (`compress.provenance`)."""
+    recipe, *marks = metadata.get("edgefold.name", "").split("@")  # results are called as their recipe, with marks
+    if not recipe:
+        return f"opset {opset}"
+    if "stages:" not in metadata.get("edgefold.recipe", ""):
+        return f"edgefold export --weights ... --opset {opset}"  # the student of no recipe
+    scale = "".join(f" --scale {mark}" for mark in marks if not mark.startswith("opset"))
+    return f"edgefold export {recipe}{scale} --opset {opset}"
 
 
 def _minor(version: str) -> tuple[int, int] | None:

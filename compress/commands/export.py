@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compress.commands.bundles import is_bundle
-from compress.commands.options import engine_options, json_option, run_options
+from compress.commands.options import engine_options, json_option, opset_option, run_options
 from compress.commands.ready_options import export_ready, ready_student_options
 from compress.commands.recipe_runs import prepared, run_until
 from runtime.errors import UsageError
@@ -18,22 +18,26 @@ from runtime.errors import UsageError
 @click.command()
 @click.argument("recipe", required=False)
 @ready_student_options
+@opset_option
 @run_options
 def export(recipe: str | None, as_json: bool, **options: Any) -> None:
     """Write the bundle of a recipe's deployed stage; trains what is missing.
 
-    With --weights it is the bundle of a student that was trained elsewhere, proven in the same way.
+    With --weights it is the bundle of a student that was trained elsewhere, proven in the same way. With --opset it is
+    the same student for an older engine, and proven too: below RECIPE@opsetN, beside the recipe's own.
 
     \b
     Example:
       edgefold export quickstart
+      edgefold export quickstart --opset 17
       edgefold export --weights student.safetensors --model wrn:16-2 --input 32x32x3 --classes 10 \\
         --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --data rows.npz --formats onnx,int8 --output bundle
     """
     if export_ready(recipe, as_json, options):
         return
     assert recipe is not None  # export_ready refused
-    run_until(recipe, "export", as_json, **options)
+    # What was once proven is not proven in another opset.
+    run_until(recipe, "verify" if options["opset"] else "export", as_json, **options)
 
 
 @click.command(name="export engine")

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from export.opsets import LEAST_OPSET, OPSET
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 runs_option = click.option(
@@ -36,6 +38,11 @@ variant_option = click.option(
 scale_option = click.option(
     "--scale", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, metavar="FRACTION",
     help="Run this fraction of epochs and rows; results are marked, and published numbers not judged.",
+)  # fmt: skip
+
+opset_option = click.option(
+    "--opset", type=click.IntRange(LEAST_OPSET, OPSET),
+    help="Write ONNX files of this opset, for an engine that is too old for 20; the bundle has a folder of its own.",
 )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ def export_ready(recipe: str | None, as_json: bool, options: dict[str, Any]) -> 
     from compress.ready_student import ready_student, write_ready_bundle
     from export.verify import require_parity
 
+    given["opset"] = options["opset"]
     student = ready_student(**{name: value for name, value in given.items() if name != "output"})
     narrator = terminal.Narrator()
     reports = write_ready_bundle(student, given["output"], narrator)

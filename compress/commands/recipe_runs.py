@@ -25,6 +25,7 @@ def prepared(
     seeds: tuple[int, ...] = (),
     variants: tuple[str, ...] = (),
     scale: float = 1.0,
+    opset: int | None = None,
 ) -> tuple[tuple[Plan, ...], Settings]:
     from compress.library import find_recipe
     from compress.pipeline import plans_of
@@ -33,7 +34,7 @@ def prepared(
     from compress.variants import Selection
 
     settings = Settings(runs, data_root, device, checkpoint_every, quick, targets_file)
-    plans = plans_of(find_recipe(recipe), data_root, Selection(seeds, variants, scale))
+    plans = plans_of(find_recipe(recipe), data_root, Selection(seeds, variants, scale, opset))
     for warning in warnings_of([plan.variant for plan in plans]):
         click.echo(f"warning: {warning}", err=True)
     return plans, settings

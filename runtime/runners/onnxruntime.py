@@ -16,6 +16,7 @@ from runtime.cpu import keep_products_exact
 from runtime.errors import BundleError, EngineError, MissingExtraError
 from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
+from runtime.onnx_support import refusal
 from runtime.runners.base import EngineCall, Runner, one_line
 from runtime.runners.providers import BY_NAME, CPU, plugin_devices, require_compiled_in
 
@@ -81,21 +82,20 @@ class OnnxRuntimeRunner(Runner):
                     model, sess_options=options, providers=providers, enable_fallback=0
                 )
         except Exception as error:  # its exception types are private and differ between versions
-            if self._provider.name == CPU:
-                where, remedy = (
-                    "",
-                    (
-                        "Where the engine is older than the model: install a newer onnxruntime, "
-                        "or export with a lower opset."
-                    ),
-                )
-            else:
-                where, remedy = f" on {self._provider.name}", "Or run it on the CPU: leave the provider out."
+            where, remedy = "", self._upgrade(header)
+            if self._provider.name != CPU:
+                where = f" on {self._provider.name}"
+                remedy = remedy or "Or run it on the CPU: leave the provider out."
             raise EngineError(
                 f"{self.path}: onnxruntime {self.version} cannot load this model{where} "
                 f"(opset {header.opset}, IR {header.ir_version}): {one_line(error)}",
-                remedy=remedy,
+                remedy=remedy or "Install a newer onnxruntime, or export with a lower opset: edgefold export --help.",
             ) from error
+
+    def _upgrade(self, header: OnnxHeader) -> str:
+        """Return what helps where this onnxruntime is too old for a model; nothing where it is not known to be."""
+        too_old = refusal(header, self.version, self.format)
+        return too_old.remedy() if too_old else ""
 
     def _check_loaded(self) -> None:
         self.providers = tuple(self._session.get_providers())

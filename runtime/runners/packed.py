@@ -33,7 +33,7 @@ class PackedRunner(OnnxRuntimeRunner):
         except Exception as error:  # its exception types are private and differ between versions
             raise EngineError(
                 f"{library}: onnxruntime {self.version} does not take these operators: {one_line(error)}",
-                remedy=self._way_out(),
+                remedy=f"{self._upgrade(header)}\n{self._way_out()}".strip(),
             ) from error
 
     def _way_out(self) -> str:

@@ -284,3 +284,13 @@ def test_a_model_that_does_not_fit_the_data_is_named_before_training(tmp_path: P
         RecipeError, match=r"stages\.student\.model: mnist_cnn needs images of at least 10×10, came 6×6"
     ):
         plan(variant, None)
+
+
+def test_an_opset_is_part_of_the_exports_key_and_of_no_stages(plan_of: Callable[..., Plan]) -> None:
+    plain, older = plan_of(), plan_of(replaced("{stage: student}", "{stage: student, opset: 17}"))
+    assert keys(older) == keys(plain)
+    assert older.key != plain.key
+    export = plain.recipe.export
+    assert export is not None
+    assert "opset" not in export.settings  # or every bundle of before would be made anew
+    assert set(export.settings) == {"stage", "formats", "batch_sizes", "subclass_probabilities"}

@@ -109,6 +109,19 @@ def test_the_bundle_is_the_model_with_its_own_scaling(folder: Path, exported: Re
     np.testing.assert_array_equal(images[samples.row_ids], samples.inputs)
 
 
+def test_it_is_exported_for_an_older_engine_too(folder: Path, exported: Result, tmp_path: Path) -> None:
+    result = call(*arguments(folder, formats="onnx, fp16", opset=15, output=tmp_path / "older"), "--json")
+    assert result.exit_code == 0, result.output
+    assert all(form["passed"] for form in json.loads(result.stdout)["formats"])
+    older, newer = open_bundle(tmp_path / "older"), open_bundle(folder / "bundle")
+    assert {(form.opset, form.ir_version) for form in older.formats.values()} == {(15, 8)}
+    assert {(form.opset, form.ir_version) for form in newer.formats.values()} == {(20, 10)}
+    assert older.recipe_key != newer.recipe_key
+    result = call(*arguments(folder, formats="onnx, bf16", opset=17, output=tmp_path / "none"))
+    assert (result.exit_code, (tmp_path / "none").exists()) == (2, False)
+    assert "--opset: came 17, but bf16 needs 22 at least" in result.stderr
+
+
 def test_a_torch_state_dict_gives_the_same(folder: Path, tmp_path: Path) -> None:
     state = trained().state_dict()
     for name, value in (

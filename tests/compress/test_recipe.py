@@ -125,6 +125,16 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
             "export: {stage: student, formats: [onnx, onnx]}",
             ["line 16", "export.formats: a format stands twice"],
         ),
+        ("export: {stage: student}", "export: {stage: student, opset: 12}", ["line 16", "export.opset", "at least 13"]),
+        (
+            "export: {stage: student}",
+            "export: {stage: student, opset: 17, formats: [onnx, bf16]}",
+            [
+                "line 16",
+                "export.opset: came 17, but bf16 needs 22 at least, since",
+                "Leave bf16 out of the formats, or leave",
+            ],
+        ),
         (
             "    objective: [{kl: {tau: inf, weight: 0.5}}, ce]",
             "    objective: ce",

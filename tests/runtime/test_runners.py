@@ -180,6 +180,19 @@ def test_model_newer_than_the_engine(write_bundle, build_model, tmp_path):
     assert "newer onnxruntime" in caught.value.remedy
 
 
+def test_model_for_which_this_engine_is_known_to_be_too_old(write_bundle, build_model, tmp_path, monkeypatch):
+    model = build_model(ir_version=99)
+    model.metadata_props.add(key="edgefold.name", value="pets")
+    model.metadata_props.add(key="edgefold.recipe", value="name: pets\nstages: {}\n")
+    bundle = open_bundle(write_bundle(tmp_path / "b", model=model.SerializeToString()))
+    monkeypatch.setattr(onnxruntime, "__version__", "1.16.3")
+    with pytest.raises(EngineError, match=r"onnxruntime 1\.16\.3 cannot load this model \(opset 20, IR 99\)") as caught:
+        open_runner(bundle)
+    assert caught.value.remedy == (
+        "pip install --upgrade onnxruntime, or export it again for this engine: edgefold export pets --opset 17"
+    )
+
+
 def test_model_that_is_not_as_the_manifest_says(write_bundle, build_model, tmp_path):
     tensor = {"name": "input", "dtype": "uint8", "shape": [4, 3, 1]}
     logits = {"name": "logits", "dtype": "float32", "shape": [3]}
