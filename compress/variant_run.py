@@ -27,7 +27,6 @@ from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
 from export.to_qdq import qdq_from_onnx
-from export.to_tensorrt import tensorrt_module
 from export.to_torch_tensorrt import program_from_graph, torch_tensorrt_module
 from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
@@ -37,6 +36,7 @@ from runtime.measure import FULL, QUICK
 from runtime.own_process import run_in_own_process
 from runtime.processes import Candidate, measured_in_turn
 from runtime.runners.choice import DEFAULT, EngineChoice
+from runtime.tensorrt_library import tensorrt_module
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from export.parity import Gate
-from export.to_tensorrt import Engine, engine_from_onnx
 from runtime.bundle import MANIFEST, Bundle, open_bundle, write_checksums
+from runtime.engine_build import Engine, engine_from_onnx
 from runtime.errors import ExportError, UsageError
 from runtime.files import folder_atomically, json_text, write_atomically, write_json
 from runtime.manifest import EngineRequest, FormatFile
@@ -50,7 +50,7 @@ def build_engines(
     """Build what is requested; the bundle stays as it is.
 
     Raises UsageError for a format that the bundle lacks or that is no ONNX, ExportError and MissingExtraError as
-    `export.to_tensorrt.engine_from_onnx` does.
+    `runtime.engine_build.engine_from_onnx` does.
     """
     built: list[BuiltEngine] = []
     for request in requests:

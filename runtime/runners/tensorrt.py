@@ -23,8 +23,8 @@ from runtime.errors import BundleError, DeviceError, EngineError, MissingExtraEr
 from runtime.files import sha256_of_bytes
 from runtime.runners.base import EngineCall, Runner, one_line
 from runtime.runners.choice import DEFAULT, EngineChoice
+from runtime.tensorrt_library import RTX, collecting_log
 
-RTX = "tensorrt_rtx"
 _BUILD = "On the device: edgefold export engine {bundle} --format {source}"
 
 
@@ -110,7 +110,7 @@ class TensorRTRunner(Runner):
         return _BUILD.format(bundle=self.bundle.path, source=self.file.source)
 
     def _load(self, plan: bytes) -> None:
-        log = _collecting_log(self._trt)
+        log = collecting_log(self._trt)
         self._runtime = self._trt.Runtime(log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -264,18 +264,3 @@ def _description(bundle: Bundle, format: str) -> EngineFile:
     if file is None:
         raise BundleError(f"{bundle.path}: format {format!r} is no engine that edgefold built: it names no source")
     return engine_file_from_json(bundle.read_bytes(file), str(bundle.path / file))
-
-
-def _collecting_log(trt: ModuleType) -> Any:
-    """Return a logger that keeps errors: TensorRT returns None, and the reason is only in its log."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
-
-    return Log()
