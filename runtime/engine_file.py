@@ -98,6 +98,20 @@ class EngineFile(EngineFacts):
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}
 
 
+@dataclass(frozen=True)
+class EngineBuild:
+    """How an engine came about that was built on this machine. cached: by an earlier run; seconds: that building took,
+    then or now; key: names it in the cache (`runtime.engine_cache`).
+    """
+
+    cached: bool
+    seconds: float
+    key: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def engine_file_from_json(text: bytes, origin: str) -> EngineFile:
     """Parse the description of an engine; `origin` is what errors call it. Raises BundleError."""
     try:

@@ -49,7 +49,9 @@ def engine_options(function: Function) -> Function:
             "coreml, qnn; refused where it would fall back to the CPU.",
         ),
         click.option(
-            "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine."
+            "--engine", metavar="NAME",
+            help="onnxruntime, openvino, tensorrt or tensorrt_rtx, in the place of the format's own engine; of the "
+            "last two an engine is built where it runs, and kept there.",
         ),
     ):  # fmt: skip
         function = option(function)

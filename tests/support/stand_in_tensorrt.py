@@ -108,6 +108,34 @@ def builder(calls: Calls) -> ModuleType:
     return module
 
 
+def builder_and_runtime(calls: Calls, shape: tuple[int, ...], classes: int) -> ModuleType:
+    """Builds plans that its own runtime runs: of images of `shape`, uint8, with the profiles that are asked for."""
+    module, runtime = builder(calls), tensorrt(calls)
+    module.Runtime = runtime.Runtime  # type: ignore[attr-defined]
+    base = module.Builder  # type: ignore[attr-defined]
+    tensor = SimpleNamespace(name="input", dtype="uint8", shape=(-1, *shape))
+
+    class Builder(base):  # type: ignore[misc, valid-type]
+        def __init__(self, log: Any) -> None:
+            self.profiles: list[list[int]] = []
+
+        def create_network(self, flags: int) -> Any:
+            network = base.create_network(self, flags)
+            network.get_input = lambda i: tensor
+            return network
+
+        def create_optimization_profile(self) -> Any:
+            return SimpleNamespace(set_shape=lambda name, *ends: self.profiles.append([end[0] for end in ends]))
+
+        def build_serialized_network(self, network: Any, config: Any) -> bytes:
+            calls.append(f"build {self.profiles}")
+            tensors = {"input": ["input", "uint8", [-1, *shape]], "logits": ["output", "float32", [-1, classes]]}
+            return json.dumps({"tensors": tensors, "profiles": self.profiles}).encode()
+
+    module.Builder = Builder  # type: ignore[attr-defined]
+    return module
+
+
 def rtx(calls: Calls) -> ModuleType:
     """The same with what TensorRT-RTX has beside: settings of a context."""
     module = tensorrt(calls, "tensorrt_rtx")
@@ -121,6 +149,9 @@ class Engine:
         self.tensors = plan["tensors"]  # name -> [mode, dtype, shape with -1]
         self.profiles = plan["profiles"]
         self.calls = calls
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": []}))
 
     @property
     def num_io_tensors(self) -> int:
