@@ -275,7 +275,7 @@ class VariantRun(Stages):
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        options = ["--format", format_name, *_engine_options(choice), "--data", self.rows_file()]
+        options = ["--format", format_name, *choice.arguments, "--data", self.rows_file()]
         result = self._from_device_side("accuracy", bundle.path, *options)
         result |= self.beside_torch(result["predictions"], self.torch_classes())
         write_json(target, result)
@@ -361,13 +361,8 @@ def _label(bench: Mapping[str, Any]) -> str:
 
 
 def _bench_options(format_name: str, target: LocalSpec) -> tuple[str, ...]:
-    options = ["--format", format_name, *_engine_options(target.choice)]
-    options += ["--threads", target.threads, "--batch", target.batch]
-    return tuple(map(str, options))
-
-
-def _engine_options(choice: EngineChoice) -> list[Any]:
-    return [part for name, value in choice.to_json().items() for part in (f"--{name}", value)]
+    sizes = (f"--threads={target.threads}", f"--batch={target.batch}")
+    return (f"--format={format_name}", *target.choice.arguments, *sizes)
 
 
 def _target_name(target: LocalSpec) -> str:

@@ -116,7 +116,7 @@ def ops(options: argparse.Namespace) -> None:
 def doctor(options: argparse.Namespace) -> None:
     from runtime.doctor import document_of, examine, findings_text
 
-    findings = examine(options.bundle, tuple(options.format or ()))
+    findings = examine(options.bundle, tuple(options.format or ()), options.engine)
     _finish(document_of(findings), lambda: findings_text(findings), options)
 
 

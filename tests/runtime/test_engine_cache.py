@@ -63,7 +63,7 @@ def rtx() -> ModuleType:
 def calls(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Calls:
     """A TensorRT that builds and runs, with memory of a GPU: stand-ins."""
     made: Calls = []
-    for module in (builder_and_runtime(made, SHAPE, CLASSES), cuda_runtime(made)):
+    for module in (builder_and_runtime(made, SHAPE, {"logits": CLASSES}), cuda_runtime(made)):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
 
