@@ -69,15 +69,17 @@ def devices_of(recipe: Recipe, file: Path) -> dict[str, Device]:
 
 
 def _require_formats(device: Device, kinds: Sequence[str], file: Path) -> None:
-    target, exports = device.target, f"and the recipe exports {', '.join(kinds)}"
-    if target.formats and not set(target.formats) & set(kinds):
+    target = device.target
+    taken = [kind for kind in kinds if not target.formats or kind in target.formats]
+    if not taken:
         raise UsageError(
-            f"target {device.label} of {file} takes {', '.join(target.formats)}, {exports}",
+            f"target {device.label} of {file} takes {', '.join(target.formats)}, and the recipe exports "
+            f"{', '.join(kinds)}",
             "Add one of these to the target's formats, or the format to the recipe.",
         )
-    if not any(target.runs(kind) for kind in kinds):
+    if not any(target.runs(kind) for kind in taken):
         raise UsageError(
-            f"target {device.label} of {file} runs none of them on {target.choice.label}, {exports}",
+            f"target {device.label} of {file} runs {target.choice.label}, which runs none of {', '.join(taken)}",
             "Choose another engine for the target, or add a format to the recipe.",
         )
 
@@ -86,6 +88,13 @@ def require_devices(recipes: Iterable[Recipe], file: Path) -> None:
     """Raise what `devices_of` raises, before anything is trained."""
     for recipe in recipes:
         devices_of(recipe, file)
+
+
+def serves(kept: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
+    """Return whether a kept result is one of `settings`; a full measurement serves where a quick one is enough."""
+    if kept is None:
+        return False
+    return kept["settings"] == settings or ("quick" in settings and kept["settings"] == {**settings, "quick": False})
 
 
 def bench_file(form: str, device: Device) -> str:
@@ -141,8 +150,7 @@ class _Work:
         return bool(self.latencies or self.accuracies)
 
     def _lacks(self, file: str, settings: Mapping[str, Any]) -> bool:
-        kept = self.run.result(file)
-        return kept is None or kept["settings"] != settings
+        return not serves(self.run.result(file), settings)
 
     def prepare(self) -> None:
         """Make what needs torch: it is not for several threads."""

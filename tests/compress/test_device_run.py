@@ -13,7 +13,7 @@ import pytest
 from ssh_server import SSHD, ssh_server
 
 from compress import device_run
-from compress.device_run import Device, devices_of
+from compress.device_run import Device, devices_of, serves
 from compress.formats import PackedSpec
 from compress.named_device import DeviceSpec
 from compress.pipeline import plans_of
@@ -49,6 +49,18 @@ def test_a_word_that_is_no_kind_is_a_device(empty_project: Any, tmp_path: Path) 
     assert list(devices) == ["pi4", "pi4-threads-2-batch-8"]
     assert [(each.target.threads, each.target.batch) for each in devices.values()] == [(4, 1), (2, 8)]
     assert devices["pi4"].target.limits.p90_ms == 5
+
+
+def test_a_full_result_serves_where_a_quick_one_is_enough() -> None:
+    full, quick, batch = {"threads": 1, "quick": False}, {"threads": 1, "quick": True}, {"threads": 1}
+    assert not serves(None, full)
+    assert serves({"settings": full}, full)
+    assert serves({"settings": full}, quick)
+    assert serves({"settings": quick}, quick)
+    assert not serves({"settings": quick}, full)
+    assert not serves({"settings": {**full, "threads": 2}}, quick)
+    assert serves({"settings": batch}, batch)
+    assert not serves({"settings": None}, batch)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +136,7 @@ def test_a_recipe_s_engine_takes_the_place_of_the_target_s(empty_project: Any, t
 def test_an_engine_that_runs_no_format_is_refused_before_training(empty_project: Any, tmp_path: Path) -> None:
     recipe = recipe_with(empty_project, "[{pi4: {engine: openvino}}]")
     packed = recipe.export.model_copy(update={"formats": (PackedSpec(),)})  # type: ignore[union-attr]
-    with pytest.raises(
-        UsageError, match=r"target pi4-openvino of .* runs none of them on openvino, and the recipe expo"
-    ):
+    with pytest.raises(UsageError, match=r"target pi4-openvino of .* runs openvino, which runs none of packed"):
         devices_of(recipe.model_copy(update={"export": packed}), targets_file(tmp_path))
 
 
@@ -241,7 +251,7 @@ def test_a_recipe_is_measured_on_a_device_by_ssh(project: Any, tmp_path: Path) -
     assert bench["target"]["name"] == "box"
     assert accuracy["host_agreement"]["rate"] == 1.0
     assert (accuracy["rows_unlike_torch"], accuracy["torch_correct"]) == ([], accuracy["correct"])
-    assert "Accuracy against latency on box" in (project.results / "report.html").read_text()
+    assert "Accuracy against latency and size on box" in (project.results / "report.html").read_text()
     assert "| onnx | box: " in (project.results / "MODEL_CARD.md").read_text()
     compared = project.invoke("compare", project.results)
     assert "On box: none passed parity and the limits (size ≤ 1 kB)." in compared.stdout
