@@ -14,12 +14,13 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from compress import agent
+from compress.link import command_of, link_error
 from compress.targets import Target
 from runtime import custom_ops, remote_end
 from runtime.errors import EdgefoldError, MissingExtraError, RunError, UsageError
@@ -27,20 +28,7 @@ from runtime.files import sha256_of_bytes
 from runtime.own_process import error_of
 
 _ALIVE_EVERY_S = 10.0
-_CONNECT_S = 15
 _GOODBYE_S = 10.0
-_NO_SUCH_COMMAND = 127
-_SSH_FAILED = 255
-
-# Reads the receiving program from stdin and becomes it. Old Pythons understand it, so that they can be told.
-_START = (
-    "import sys,json\n"
-    "if sys.version_info<(3,10):\n"
-    " print(json.dumps({'error':'Python %d.%d.%d is too old'%sys.version_info[:3],"
-    "'remedy':'Install Python 3.10 or newer there and name it as `python` of the target.'}))\n"
-    " sys.exit(0)\n"
-    "exec(compile(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())),'edgefold','exec'))"
-)
 
 Content = bytes | Path
 
@@ -241,7 +229,7 @@ class Device:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GOODBYE_S)
         self._error_reader.join(1.0)
-        return _link_error(self.name, self.target, self._process.returncode, self._errors)
+        return link_error(self.name, self.target, self._process.returncode, self._errors)
 
     def _close(self) -> None:
         """End the link; the device then stops what runs and removes its folder."""
@@ -273,39 +261,6 @@ class Device:
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
         assert pipe is not None  # all three are asked for
         return pipe
-
-
-def command_of(target: Target) -> list[str]:
-    """Return the command that starts the receiving program on a device."""
-    remote = f"{shlex.quote(target.python)} -c {shlex.quote(_START)}"
-    if target.serial is not None:
-        return ["adb", "-s", target.serial, "shell", "-T", remote]
-    assert target.host is not None  # the schema looked
-    options = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", f"ConnectTimeout={_CONNECT_S}"]
-    options += ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "-T"]
-    options += ["-F", target.ssh_config] if target.ssh_config else []
-    options += ["-p", str(target.port)] if target.port else []
-    options += ["-l", target.user] if target.user else []
-    return ["ssh", *options, "--", target.host, remote]
-
-
-def _link_error(name: str, target: Target, status: int | None, said: Sequence[str]) -> EdgefoldError:
-    words = " ".join(line for line in said if line) or f"ended with {status} and said nothing"
-    where = f"target {name} ({target.host or target.serial})"
-    if "Host key verification failed" in words:
-        return UsageError(
-            f"{where}: its host key is not known here, or is another one than before: {words}",
-            f"Connect by hand once (`ssh {target.host}`) and compare the key that it shows with the device's.",
-        )
-    if "Permission denied" in words:
-        return UsageError(f"{where}: {words}", "Only keys are used: let `ssh` log in there without a password.")
-    if status == _SSH_FAILED and target.host is not None:
-        return UsageError(f"{where} cannot be reached, or the link broke: {words}")
-    if status == _NO_SUCH_COMMAND:
-        return UsageError(
-            f"{where}: no Python at '{target.python}': {words}", "Name the device's Python as `python` of the target."
-        )
-    return RunError(f"{where}: the link ended: {words}")
 
 
 def _failure(name: str, verb: object, status: int, stderr: str) -> EdgefoldError:

@@ -6,8 +6,8 @@ import pytest
 
 from compress import on_target
 from compress.commands import targets as on_targets
+from compress.link import command_of
 from compress.on_target import accuracy_drop_points, missed_limits
-from compress.remote import command_of
 from compress.targets import Limits, Target, find_target, read_targets
 from runtime.errors import MissingExtraError, RecipeError, UsageError
 
