@@ -8,9 +8,28 @@ from collections.abc import Sequence
 from compress.targets import Target
 from runtime.errors import EdgefoldError, RunError, UsageError
 
+INSTALL = {"ssh": "Install it: apt install openssh-client.", "adb": "Install it: apt install adb, or platform-tools."}
+
 _CONNECT_S = 15
-_NO_SUCH_COMMAND = 127
-_SSH_FAILED = 255
+_CANNOT_RUN, _NO_SUCH_COMMAND = 126, 127  # of a shell
+_LINK_FAILED = 255  # of ssh; of adb since platform-tools 30, and 0 before
+
+# What the client of the bridge says of a device, and how that is mended. It says "error:" or "adb:" before it.
+_ADB_LISTS = "`adb devices` lists those that are there; one on the network is reached after `adb connect ADDRESS`."
+_ALLOW = "Unlock the device and allow debugging from this computer in the dialog that it shows."
+_ADB_REMEDIES = {
+    "unauthorized": _ALLOW,
+    "still authorizing": _ALLOW,
+    "offline": "Plug it in anew, or try `adb reconnect offline`; then run the command again.",
+    "still connecting": "Run the command again in a moment.",
+    "permissions": "This user may not open the USB device: install udev rules (android-sdk-platform-tools-common).",
+    "' not found": _ADB_LISTS,
+    "no devices": _ADB_LISTS,
+    "more than one": _ADB_LISTS,
+    "allocating a pty": "Android 7 or newer is needed: an older one has no clean way for bytes, nor an exit status.",
+    "PTY args": "Android 7 or newer is needed: an older one has no clean way for bytes, nor an exit status.",
+    "daemon": "`adb start-server` shows why the bridge's server does not start.",
+}
 
 # Reads the receiving program from stdin and becomes it. Old Pythons understand it, so that they can be told.
 _START = (
@@ -38,8 +57,16 @@ def command_of(target: Target) -> list[str]:
 
 
 def link_error(name: str, target: Target, status: int | None, said: Sequence[str]) -> EdgefoldError:
-    words = " ".join(line for line in said if line) or f"ended with {status} and said nothing"
+    """Return what the end of a link means: ssh or adb ended with `status`, and the lines `said` came on stderr."""
+    lines = [line for line in said if line and not line.startswith("* daemon ")]  # the bridge's server was started
+    words = " ".join(lines) or f"ended with {status} and said nothing"
     where = f"target {name} ({target.host or target.serial})"
+    if status == _NO_SUCH_COMMAND:
+        return UsageError(f"{where}: no Python at '{target.python}': {words}", _name_python(target))
+    if status == _CANNOT_RUN:
+        return UsageError(f"{where}: '{target.python}' cannot be run: {words}", _name_python(target))
+    if target.serial is not None:
+        return _adb_error(where, status, lines)
     if "Host key verification failed" in words:
         return UsageError(
             f"{where}: its host key is not known here, or is another one than before: {words}",
@@ -47,10 +74,27 @@ def link_error(name: str, target: Target, status: int | None, said: Sequence[str
         )
     if "Permission denied" in words:
         return UsageError(f"{where}: {words}", "Only keys are used: let `ssh` log in there without a password.")
-    if status == _SSH_FAILED and target.host is not None:
+    if status == _LINK_FAILED:
         return UsageError(f"{where} cannot be reached, or the link broke: {words}")
-    if status == _NO_SUCH_COMMAND:
-        return UsageError(
-            f"{where}: no Python at '{target.python}': {words}", "Name the device's Python as `python` of the target."
-        )
     return RunError(f"{where}: the link ended: {words}")
+
+
+def _name_python(target: Target) -> str:
+    if target.serial is None:
+        return "Name the device's Python as `python` of the target."
+    return (
+        "Name a Python that adb's shell may run as `python` of the target. Termux's is not one: run `sshd` in Termux, "
+        "and give the target `host` and `port: 8022` in the place of `serial`."
+    )
+
+
+def _adb_error(where: str, status: int | None, lines: Sequence[str]) -> EdgefoldError:
+    for line in lines:
+        came, _, message = line.partition(": ")
+        if came in ("error", "adb"):
+            for words, remedy in _ADB_REMEDIES.items():
+                if words in message:
+                    return UsageError(f"{where} cannot be reached: {message.rstrip('.')}", remedy)
+    if status in (0, _LINK_FAILED):
+        return RunError(f"{where}: the link broke: {' '.join(lines) or 'the device went away'}", _ADB_LISTS)
+    return RunError(f"{where}: the link ended: {' '.join(lines) or f'ended with {status} and said nothing'}")

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from compress import agent
-from compress.link import command_of, link_error
+from compress.link import INSTALL, command_of, link_error
 from compress.targets import Target
 from runtime import custom_ops, remote_end
 from runtime.errors import EdgefoldError, MissingExtraError, RunError, UsageError
@@ -44,7 +44,7 @@ def end_all_links() -> None:
 class Device:
     """A device with the agent and `files` on it, by their paths there; a context manager.
 
-    `about` is what the device says of itself: python, machine, system, host, modules. sent: paths that went over.
+    `about` is what the device says of itself: python, machine, system, host, modules, note. sent: paths that went over.
     with_operators: the files need edgefold's own operators, whose library goes along where there is one for the device.
     needs_numpy: a device without it is refused.
     Raises UsageError where the device cannot be reached or lacks something, EngineError where a run fails, RunError
@@ -75,7 +75,9 @@ class Device:
     def __enter__(self) -> Device:
         command = command_of(self.target)
         if shutil.which(command[0]) is None:
-            raise MissingExtraError(f"{command[0]} is not installed; target {self.name} is reached by it")
+            raise MissingExtraError(
+                f"{command[0]} is not installed; target {self.name} is reached by it", INSTALL[command[0]]
+            )
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -130,6 +132,8 @@ class Device:
     def _greet(self) -> None:
         self._send({"protocol": remote_end.PROTOCOL})
         self.about = self._receive()[0]["device"]
+        if self.about["note"]:
+            self._notify(f"{self.name}: {self.about['note']}")
         if self._needs_numpy:
             self._require("numpy", "pip install numpy")
         if self._with_operators and (library := self._operators()) is not None:
@@ -225,7 +229,7 @@ class Device:
             raise UsageError(f"target {self.name}: {message['error']}", message["remedy"])
 
     def _broken(self) -> EdgefoldError:
-        """Return what the end of the link means, in words: what ssh said, or that it broke."""
+        """Return what the end of the link means, in words: what ssh or adb said, or that it broke."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GOODBYE_S)
         self._error_reader.join(1.0)

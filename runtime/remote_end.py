@@ -19,6 +19,7 @@ import platform
 import queue
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ _MODULES = ("numpy", "onnxruntime", "openvino", "tensorrt")
 _SILENT_S = 60.0  # without a sign of life from the other end
 _KEPT_DAYS = 30  # of a file that no run asked for
 _SPARE_BYTES = 16 << 20  # beside the files, for results
+_TEMPORARY = ("/data/local/tmp", "/tmp")  # Android's, then every other Unix's
 _BLOCK = 1 << 20
 _TAIL_LINES = 40  # of stderr, for the message of a run that failed
 
@@ -125,11 +127,11 @@ def main() -> int:
     try:
         hello = link.receive()[0]
         try:
-            store = _store()
+            store, note = _store()
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=store.parent))
             link.inbox = folder / "inbox"
             link.inbox.mkdir()
-            _serve(link, hello, store, folder)
+            _serve(link, hello, store, folder, note)
         except RefusedError as error:
             link.send({"error": error.message, "remedy": error.remedy})
         except OSError as error:
@@ -142,10 +144,10 @@ def main() -> int:
     return 0
 
 
-def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None:
+def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path, note: str) -> None:
     if hello.get("protocol") != PROTOCOL:
         raise RefusedError(f"came {hello} for a greeting; expected protocol {PROTOCOL}")
-    link.send({"device": _device()})
+    link.send({"device": {**_device(), "note": note}})
     message, _ = link.receive()
     _require_whole(message)
     files = message["files"]
@@ -154,6 +156,7 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
     link.send({"missing": [each["sha256"] for each in missing]})
     for each in missing:
         _take(link, store, each)
+    _require_loadable(files, store)
     _lay_out(files, store, folder)
     _forget_old(store)
     link.send({"ready": True})
@@ -165,11 +168,32 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
         _run(link, folder, message["run"], message["limit_s"])
 
 
-def _store() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(cache) / "edgefold" / "files"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def _store() -> tuple[Path, str]:
+    """Return the folder of files, and what the user has to know of it.
+
+    It lies in the cache, or where there is none that can be written, as with Android's shell user, whose home is /, in
+    the folder for temporary files. Other users write there too, so a folder that is not this user's alone is refused.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"))
+    path = cache / "edgefold" / "files"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path, ""
+        why = f"{path} cannot be written"
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        why = f"{cache} cannot be made or written: {error.strerror}"
+    for temporary in filter(None, (os.environ.get("TMPDIR"), *_TEMPORARY)):
+        own = Path(temporary) / f"edgefold-{os.geteuid()}"
+        with contextlib.suppress(OSError):
+            own.mkdir(mode=0o700, exist_ok=True)
+            about = own.lstat()
+            if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022:
+                (own / "files").mkdir(exist_ok=True)
+                return own / "files", f"files are kept in {own}: {why}"
+    raise RefusedError(f"no folder for files: {why}", "Set TMPDIR or XDG_CACHE_HOME there to one that can be written.")
 
 
 def _device() -> dict[str, Any]:
@@ -181,9 +205,7 @@ def _device() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "host": platform.node(),
-        "modules": [
-            name for name in ("numpy", "onnxruntime", "openvino", "tensorrt") if importlib.util.find_spec(name)
-        ],
+        "modules": [name for name in _MODULES if importlib.util.find_spec(name)],
         "executable": sys.executable,
     }
 
@@ -216,6 +238,14 @@ def _require_space(store: Path, needed: int) -> None:
         )
 
 
+def _require_loadable(files: list[dict[str, Any]], store: Path) -> None:
+    if any(each["path"] == OPS_LIBRARY for each in files) and os.statvfs(store).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise RefusedError(
+            f"{store} is on a file system mounted noexec, and a packed model needs a library that is loaded from it",
+            "Set XDG_CACHE_HOME there to a folder on another file system.",
+        )
+
+
 def _take(link: Link, store: Path, expected: dict[str, Any]) -> None:
     """Receive one file; it gets its name only when it is whole and flushed."""
     message, received = link.receive()
@@ -244,10 +274,11 @@ def _lay_out(files: list[dict[str, Any]], store: Path, folder: Path) -> None:
         path = folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = store / each["sha256"]
-        os.utime(kept)
+        with contextlib.suppress(PermissionError):  # of emulated SD cards: then it is sent again once it is old
+            os.utime(kept)
         try:
             os.link(kept, path)
-        except OSError:  # a file system without them, as on many SD cards
+        except (OSError, AttributeError):  # SD cards have none, Android forbids them, its Python has no os.link
             shutil.copyfile(kept, path)
 
 
