@@ -57,7 +57,7 @@ def test_a_folder_that_others_may_have_made_is_refused(no_home: Path, how: str) 
         own.symlink_to("theirs")
     else:
         own.touch()
-    with pytest.raises(RefusedError, match="no folder for files: /proc/.cache cannot be made or written") as caught:
+    with pytest.raises(RefusedError, match=r"no folder for files: /proc/\.cache cannot be made or written") as caught:
         remote_end._store()
     assert caught.value.remedy == "Set TMPDIR or XDG_CACHE_HOME there to one that can be written."
 
