@@ -47,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def bench(options: argparse.Namespace) -> None:
     from runtime import display
+    from runtime.files import check_output
 
-    _check_output(options.output)
+    check_output(options.output)
     if options.loadgen:
         _bench_under_loadgen(options)
         return
@@ -173,10 +174,11 @@ def _on_gpu(options: argparse.Namespace) -> dict[str, bool]:
 def accuracy(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.accuracy import evaluate, read_reference, reference_from_logits
+    from runtime.files import check_output
     from runtime.rows import read_rows
     from runtime.runners import open_runner
 
-    _check_output(options.output)
+    check_output(options.output)
     bundle = _opened(options)
     if options.data is None and not bundle.samples_file:
         raise UsageError(
@@ -277,17 +279,6 @@ def _finish(document: dict[str, Any], text: Callable[[], str], options: argparse
     if output is not None:
         write_json(output, document)
         _progress(f"wrote {output}")
-
-
-def _check_output(output: Path | None) -> None:
-    """Refuse what cannot be written before the work and not after it."""
-    if output is None:
-        return
-    folder = output.parent
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder, expected a file name")
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"--output {output}: {folder} is not a folder that can be written to")
 
 
 def _progress(line: str) -> None:

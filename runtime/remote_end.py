@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,7 @@ _MODULES = ("numpy", "onnxruntime", "openvino", "tensorrt")
 _SILENT_S = 60.0  # without a sign of life from the other end
 _KEPT_DAYS = 30  # of a file that no run asked for
 _SPARE_BYTES = 16 << 20  # beside the files, for results
+_UNPACKED = "agent"  # the folder of its modules
 _TEMPORARY = ("/data/local/tmp", "/tmp")  # Android's, then every other Unix's
 _BLOCK = 1 << 20
 _TAIL_LINES = 40  # of stderr, for the message of a run that failed
@@ -97,7 +99,7 @@ class Link:
                     message = json.loads(line)
                     self._messages.put((message, self._payload(message)))
         except Exception as error:
-            self._messages.put(({"broken": _in_words(error)}, None))
+            self._messages.put(({"broken": _in_words(error), "remedy": _remedy(error)}, None))
             time.sleep(1.0)  # for the answer
         self.cut.set()
 
@@ -158,6 +160,7 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path, note: s
         _take(link, store, each)
     _require_loadable(files, store)
     _lay_out(files, store, folder)
+    _unpack(folder)
     _forget_old(store)
     link.send({"ready": True})
     while True:
@@ -182,7 +185,7 @@ def _store() -> tuple[Path, str]:
             return path, ""
         why = f"{path} cannot be written"
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if _is_full(error):
             raise
         why = f"{cache} cannot be made or written: {error.strerror}"
     for temporary in filter(None, (os.environ.get("TMPDIR"), *_TEMPORARY)):
@@ -263,7 +266,7 @@ def _take(link: Link, store: Path, expected: dict[str, Any]) -> None:
 
 def _require_whole(message: dict[str, Any]) -> None:
     if "broken" in message:
-        raise RefusedError(message["broken"])
+        raise RefusedError(message["broken"], message["remedy"])
 
 
 def _lay_out(files: list[dict[str, Any]], store: Path, folder: Path) -> None:
@@ -282,6 +285,12 @@ def _lay_out(files: list[dict[str, Any]], store: Path, folder: Path) -> None:
             shutil.copyfile(kept, path)
 
 
+def _unpack(folder: Path) -> None:
+    """Unpack the agent for this run alone, so that what Python compiles of it serves all of the run's processes."""
+    with zipfile.ZipFile(folder / AGENT) as archive:
+        archive.extractall(folder / _UNPACKED)
+
+
 def _forget_old(store: Path) -> None:
     """Remove files that no run asked for, and folders of runs whose end was killed."""
     oldest = time.time() - _KEPT_DAYS * 86_400
@@ -295,11 +304,14 @@ def _run(link: Link, folder: Path, arguments: list[str], limit_s: float) -> None
     """Run the agent with `arguments` and send its progress, then its result."""
     result = folder / RESULT
     result.unlink(missing_ok=True)
-    environment = dict(os.environ)
+    # So that nothing of it stays where it is killed; a device may have no /tmp, or a small one.
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     if (folder / OPS_LIBRARY).exists():
         environment["EDGEFOLD_OPS_LIBRARY"] = str(folder / OPS_LIBRARY)
     child = subprocess.Popen(
-        [sys.executable, AGENT, *arguments, "--output", RESULT],
+        [sys.executable, _UNPACKED, *arguments, "--output", RESULT],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -328,12 +340,13 @@ def _run(link: Link, folder: Path, arguments: list[str], limit_s: float) -> None
 
 
 def _relay(link: Link, lines: Any, tail: list[str]) -> None:
-    for raw in lines:
-        line = raw.decode(errors="replace").rstrip()
-        tail.append(line)
-        del tail[:-_TAIL_LINES]
-        with contextlib.suppress(CutError):
-            link.send({"progress": line})
+    with lines:
+        for raw in lines:
+            line = raw.decode(errors="replace").rstrip()
+            tail.append(line)
+            del tail[:-_TAIL_LINES]
+            with contextlib.suppress(CutError):
+                link.send({"progress": line})
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
@@ -343,13 +356,15 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the device's disk is full"
-    return f"{type(error).__name__}: {error}"
+    return "the device's disk is full" if _is_full(error) else f"{type(error).__name__}: {error}"
 
 
-def _remedy(error: OSError) -> str:
-    return "Free space on the device." if error.errno == errno.ENOSPC else ""
+def _remedy(error: Exception) -> str:
+    return "Free space on the device." if _is_full(error) else ""
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _exit(status: int) -> NoReturn:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +72,28 @@ def test_files_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypatc
     remote_end._lay_out(files, tmp_path / "store", tmp_path / "run")
     assert (tmp_path / "run" / "bundle" / "a").read_bytes() == b"one"
     assert (tmp_path / "run" / "bundle" / "a").stat().st_nlink == 1
+
+
+class Listening:
+    """Takes the place of the link to the other end."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[dict[str, Any], bytes]] = []
+
+    def send(self, message: dict[str, Any], payload: bytes = b"") -> None:
+        self.sent.append((message, payload))
+
+    def is_cut(self) -> bool:
+        return False
+
+
+def test_what_a_run_leaves_among_temporary_files_lies_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "__main__.py").write_text(
+        "import sys, tempfile\nopen(sys.argv[-1], 'w').write(tempfile.mkdtemp())\n"
+    )
+    link = Listening()
+    remote_end._run(link, tmp_path, [], 60.0)  # type: ignore[arg-type]
+    (message, payload) = link.sent[-1]
+    assert message["done"] == 0
+    assert Path(payload.decode()).parent == tmp_path / "tmp"
