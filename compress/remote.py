@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -29,6 +29,8 @@ from runtime.own_process import error_of
 
 _ALIVE_EVERY_S = 10.0
 _GOODBYE_S = 10.0
+_GREETING_S = 60.0  # ssh's own limit is shorter; a phone whose Python starts for the first time takes seconds
+_SPARE_S = 30.0  # beside a run's limit, which the device itself keeps
 
 Content = bytes | Path
 
@@ -71,6 +73,7 @@ class Device:
         self._needs_numpy = needs_numpy
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._silent_s = 0.0  # above 0: so long the device was waited for
 
     def __enter__(self) -> Device:
         command = command_of(self.target)
@@ -88,8 +91,9 @@ class Device:
         threading.Thread(target=self._say_alive, daemon=True).start()
         try:
             program = Path(remote_end.__file__).read_bytes()
-            self._write(f"{len(program)}\n".encode() + program)
-            self._greet()
+            with self._answered_within(_GREETING_S):
+                self._write(f"{len(program)}\n".encode() + program)
+                self._greet()
             self._send_files()
         except BaseException:
             self._close()
@@ -110,17 +114,10 @@ class Device:
 
     def run(self, *arguments: object) -> dict[str, Any]:
         """Run a verb of `python -m runtime` on the device; return the JSON that it wrote."""
-        self._send({"run": [str(each) for each in arguments], "limit_s": self.target.time_limit_s})
-        failing = False
-        while True:
-            message, payload = self._receive()
-            if "progress" in message:
-                line = message["progress"]
-                failing = failing or line.startswith("error: ")  # the error itself says it, once
-                if not (failing or line == f"wrote {remote_end.RESULT}"):
-                    self._notify(f"{self.name}: {line}")
-            elif "done" in message:
-                break
+        limit_s = self.target.time_limit_s
+        with self._answered_within(limit_s + _SPARE_S):
+            self._send({"run": [str(each) for each in arguments], "limit_s": limit_s})
+            message, payload = self._outcome()
         if message["done"] != 0:
             raise _failure(self.name, arguments[0], message["done"], message["stderr"])
         try:
@@ -128,6 +125,34 @@ class Device:
         except ValueError as error:
             raise RunError(f"target {self.name}: {arguments[0]} wrote no result that can be read ({error})") from None
         return result
+
+    def _outcome(self) -> tuple[dict[str, Any], bytes]:
+        """Relay the progress of a run until it ends; return its last message and the result."""
+        failing = False
+        while True:
+            message, payload = self._receive()
+            if "done" in message:
+                return message, payload
+            line = message["progress"]
+            failing = failing or line.startswith("error: ")  # the error itself says it, once
+            if not (failing or line == f"wrote {remote_end.RESULT}"):
+                self._notify(f"{self.name}: {line}")
+
+    @contextlib.contextmanager
+    def _answered_within(self, seconds: float) -> Iterator[None]:
+        """End the link of a device that hangs: adb would wait for it for ever."""
+
+        def give_up() -> None:
+            self._silent_s = seconds
+            self._process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _greet(self) -> None:
         self._send({"protocol": remote_end.PROTOCOL})
@@ -144,6 +169,8 @@ class Device:
         given = self.target.ops_library
         if given is None:
             here = custom_ops.FOLDER / custom_ops.FILE_NAME
+            if self.about["system"] == "Android":  # which has another C library than Linux
+                return None
             return here if here.is_file() and custom_ops.machine_of(here) == self.about["machine"] else None
         path = Path(given)
         machine = custom_ops.machine_of(path) if path.is_file() else None
@@ -233,6 +260,10 @@ class Device:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GOODBYE_S)
         self._error_reader.join(1.0)
+        if self._silent_s:
+            return RunError(
+                f"target {self.name}: no answer within {self._silent_s:g} s", "Look whether the device still runs."
+            )
         return link_error(self.name, self.target, self._process.returncode, self._errors)
 
     def _close(self) -> None:

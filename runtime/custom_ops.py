@@ -146,4 +146,4 @@ def _python_machine() -> str:
     machine = platform.machine()
     if sys.maxsize > 2**32:
         return machine
-    return {"x86_64": "i686", "aarch64": "armv7l"}.get(machine, machine)
+    return {"x86_64": "i686", "aarch64": "armv7l", "armv8l": "armv7l"}.get(machine, machine)

@@ -35,6 +35,7 @@ OPS_LIBRARY = "libedgefold_ops.so"
 RESULT = "result.json"
 
 _MODULES = ("numpy", "onnxruntime", "openvino", "tensorrt")
+_OF_32_BITS = {"x86_64": "i686", "aarch64": "armv7l", "armv8l": "armv7l"}
 _SILENT_S = 60.0  # without a sign of life from the other end
 _KEPT_DAYS = 30  # of a file that no run asked for
 _SPARE_BYTES = 16 << 20  # beside the files, for results
@@ -205,12 +206,19 @@ def _device() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
+        "machine": _machine(),
+        # Before 3.13 a Python of Android called it Linux, which it is to those who need no C library.
+        "system": "Android" if hasattr(sys, "getandroidapilevel") else platform.system(),
         "host": platform.node(),
         "modules": [name for name in _MODULES if importlib.util.find_spec(name)],
         "executable": sys.executable,
     }
+
+
+def _machine() -> str:
+    """Return the machine of this Python: a 32-bit one may run on a 64-bit kernel."""
+    machine = platform.machine()
+    return machine if sys.maxsize > 2**32 else _OF_32_BITS.get(machine, machine)
 
 
 def _distinct(files: list[dict[str, Any]]) -> list[dict[str, Any]]:

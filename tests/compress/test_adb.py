@@ -27,7 +27,7 @@ from compress.link import link_error
 from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, on_all
 from compress.remote import Device
 from compress.targets import Target
-from runtime import remote_end
+from runtime import custom_ops, remote_end
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import EdgefoldError, MissingExtraError, RunError, UsageError
 
@@ -215,6 +215,45 @@ def test_a_phone_without_numpy_is_told_how_to_get_it(target: Target, tmp_path: P
         Device("phone", bare, {}).__enter__()
     found = {each["what"]: each for each in doctor_on_target("phone", target, None, notify=quiet)}
     assert found["numpy"]["usable"]
+
+
+def python_that(folder: Path, does: str) -> str:
+    """Return a Python that runs the line `does` first."""
+    path = folder / "python3"
+    path.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import sys; {does}; exec(sys.argv.pop())' \"$2\"\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_no_library_of_linux_goes_to_android(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / custom_ops.FILE_NAME
+    shutil.copy(sys.executable, library)  # a file of this machine
+    monkeypatch.setattr(custom_ops, "FOLDER", tmp_path)
+    with Device("phone", target, {}, with_operators=True) as device:
+        assert remote_end.OPS_LIBRARY in device.sent
+    android = target.model_copy(update={"python": python_that(tmp_path, "sys.getandroidapilevel = lambda: 34")})
+    with Device("phone", android, {"a": b"x"}, with_operators=True) as device:
+        assert device.about["system"] == "Android"
+        assert device.sent == ("a",)
+
+
+def test_a_device_that_hangs_is_given_up(
+    phone: Phone, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = target.model_copy(update={"python": python_that(tmp_path, "import time; time.sleep(20)")})
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "_GREETING_S", 0.5)
+        with pytest.raises(
+            RunError, match=r"^target phone: no answer within 0\.5 s\nLook whether the device still runs"
+        ):
+            Device("phone", slow, {}).__enter__()
+    monkeypatch.setattr(remote, "_SPARE_S", 0.2)
+    hanging = target.model_copy(update={"time_limit_s": 0.3})
+    with Device("phone", hanging, {}) as device:
+        device._process.send_signal(signal.SIGSTOP)  # the link is there, and nothing comes
+        with pytest.raises(RunError, match=r"^target phone: no answer within 0\.5 s"):
+            device.run("doctor")
+    assert wait_until(lambda: phone.left_behind() == [])
 
 
 def test_two_devices_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
