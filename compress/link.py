@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from compress.targets import Target
+from compress.targets import LOCAL, Target, ThisMachine
 from runtime.errors import EdgefoldError, RunError, UsageError
 
 INSTALL = {"ssh": "Install it: apt install openssh-client.", "adb": "Install it: apt install adb, or platform-tools."}
@@ -43,7 +43,9 @@ _START = (
 
 
 def command_of(target: Target) -> list[str]:
-    """Return the command that starts the receiving program on a device."""
+    """Return the command that starts the receiving program on a device, or on this machine."""
+    if isinstance(target, ThisMachine):
+        return [target.python, "-c", _START]
     remote = f"{shlex.quote(target.python)} -c {shlex.quote(_START)}"
     if target.serial is not None:
         return ["adb", "-s", target.serial, "shell", "-T", remote]
@@ -60,7 +62,7 @@ def link_error(name: str, target: Target, status: int | None, said: Sequence[str
     """Return what the end of a link means: ssh or adb ended with `status`, and the lines `said` came on stderr."""
     lines = [line for line in said if line and not line.startswith("* daemon ")]  # the bridge's server was started
     words = " ".join(lines) or f"ended with {status} and said nothing"
-    where = f"target {name} ({target.host or target.serial})"
+    where = f"target {name} ({target.host or target.serial or LOCAL})"
     if status == _NO_SUCH_COMMAND:
         return UsageError(f"{where}: no Python at '{target.python}': {words}", _name_python(target))
     if status == _CANNOT_RUN:

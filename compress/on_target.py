@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compress.remote import Content, Device, end_all_links
-from compress.targets import Limits, Target
+from compress.targets import Limits, Target, ThisMachine
 from runtime.accuracy import agreement
 from runtime.bundle import CHECKSUMS, Bundle
 from runtime.errors import EdgefoldError, UsageError
@@ -63,8 +63,9 @@ def accuracy_on_target(
 
     `host_agreement` of a result says on how many rows the two are equal, and which ones differ. here: this machine's
     classes by format and row id, where they are known; a format that is not among them is then not compared, nor is one
-    that this machine does not run.
+    that this machine does not run. This machine itself is compared with nothing.
     """
+    here = {} if isinstance(target, ThisMachine) else here
     chosen = formats_on(name, target, bundle, formats, notify)
     options = ["--threads", target.threads, *target.choice.arguments, *(["--limit", limit] if limit else [])]
     results = {}

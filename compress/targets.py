@@ -12,6 +12,7 @@ phone: {serial: emulator-5554}     # over Android's debug bridge
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +83,16 @@ class Target(EngineOptions):
         return self
 
 
+class ThisMachine(Target):
+    """The target `local`: measured as any other is, by a process of the Python that runs edgefold."""
+
+    python: str = sys.executable
+
+    @model_validator(mode="after")
+    def _reached_one_way(self) -> ThisMachine:
+        return self  # there is no way to go
+
+
 class _Targets(RootModel[dict[Name, Target]]):
     pass
 
@@ -107,10 +118,12 @@ def read_targets(path: Path) -> dict[str, Target]:
 
 
 def find_target(name: str, path: Path = DEFAULT_FILE) -> Target:
-    """Return the device `name` of the file `path`."""
+    """Return the device `name` of the file `path`; for `local` no file is needed."""
+    if name == LOCAL:
+        return ThisMachine()
     targets = read_targets(path)
     if name not in targets:
-        raise UsageError(f"{path} has no target '{name}'", did_you_mean(name, list(targets)))
+        raise UsageError(f"{path} has no target '{name}'", did_you_mean(name, [LOCAL, *targets]))
     return targets[name]
 
 

@@ -93,7 +93,8 @@ def engine_arguments(options: dict[str, Any]) -> list[Any]:
 
 
 target_option = click.option(
-    "--target", "targets", multiple=True, metavar="NAME", help="Measure on this device of --targets; may be repeated."
+    "--target", "targets", multiple=True, metavar="NAME",
+    help="Measure on this device of --targets, or local for this machine; may be repeated.",
 )  # fmt: skip
 targets_option = click.option(
     "--targets", "targets_file", type=click.Path(path_type=Path), default=Path("targets.yaml"), show_default=True,

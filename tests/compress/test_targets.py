@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,8 +48,28 @@ def test_devices_by_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"targets\.yaml has no target 'p4'\nDid you mean 'pi4'\? Known: pi4, phone\."):
+    with pytest.raises(
+        UsageError, match=r"targets\.yaml has no target 'p4'\nDid you mean 'pi4'\? Known: local, pi4, phone\."
+    ):
         find_target("p4", targets_file(tmp_path, PI))
+
+
+def test_this_machine_is_a_target_that_no_file_names(finished: Any, tmp_path: Path) -> None:
+    none = tmp_path / "none.yaml"
+    options = ("--target", "local", "--targets", none, "--json")
+    bench = finished.invoke("bench", finished.bundle, "--quick", "--threads", "2", *options)
+    assert bench.exit_code == 0, bench.stderr
+    result = json.loads(bench.stdout)["local"]["onnx"]
+    assert (result["target"]["name"], result["engine"]["threads"], result["quick"]) == ("local", 2, True)
+    assert result["target"]["python"] == platform.python_version()
+    accuracy = json.loads(finished.invoke("accuracy", finished.bundle, *options).stdout)["local"]["onnx"]
+    expected = json.loads((finished.results / "accuracy.onnx.json").read_text())
+    assert accuracy["predictions"] == expected["predictions"]
+    assert "host_agreement" not in accuracy
+    doctor = json.loads(finished.invoke("doctor", *options).stdout)
+    assert any(each["what"] == "onnxruntime" and each["usable"] for each in doctor["local"])
+    with pytest.raises(UsageError, match=r"no target 'lokal'\nDid you mean 'local'\? Known: local, pi4, phone\."):
+        find_target("lokal", targets_file(tmp_path, PI))
 
 
 def test_every_problem_of_a_file_comes_at_once_with_its_line(tmp_path: Path) -> None:
