@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.board import BoardState, Energy, energy_between, read_board, read_counters, throttling
+from runtime.board import BoardState, read_board, throttling
 from runtime.bundle import Bundle
 from runtime.device import (
     Environment,
@@ -26,6 +26,7 @@ from runtime.device import (
     read_load,
     usable_cores,
 )
+from runtime.energy import Energy, energy_between, read_counters
 from runtime.errors import EngineError, UsageError
 from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up

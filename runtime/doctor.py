@@ -102,7 +102,8 @@ def _custom_ops() -> Finding:
 
 
 def _power() -> Iterator[Finding]:
-    from runtime.board import power_mode, read_counters
+    from runtime.board import power_mode
+    from runtime.energy import read_counters
 
     if (mode := power_mode()) is not None:
         yield Finding("power mode", True, mode)

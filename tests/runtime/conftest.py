@@ -124,3 +124,21 @@ def bundle_folder(write_bundle, tmp_path):
 @pytest.fixture
 def bundle(bundle_folder):
     return open_bundle(bundle_folder)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Return a function that puts a stand-in on PATH, which holds nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(name, says, status=0):
+        path = folder / name
+        path.write_text(
+            f"#!/bin/sh\necho \"$*\" > {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
+        )
+        path.chmod(0o755)
+        return folder / f"{name}.asked"
+
+    return put

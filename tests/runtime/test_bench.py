@@ -7,8 +7,9 @@ import pytest
 
 from runtime import bench, display
 from runtime.bench import benchmark, rotation
-from runtime.board import BoardState, Counter
+from runtime.board import BoardState
 from runtime.device import read_environment
+from runtime.energy import Counter
 from runtime.errors import EngineError, UsageError
 from runtime.latency import decode_samples, summarize
 from runtime.measure import BenchPlan

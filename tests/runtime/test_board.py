@@ -2,40 +2,14 @@ import pytest
 
 from runtime.board import (
     BoardState,
-    Counter,
-    energy_between,
     power_mode,
     read_board,
-    read_counters,
     require_power_mode,
     throttling,
 )
+from runtime.energy import read_counters
 from runtime.errors import UsageError
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Return a function that puts a stand-in on PATH, which holds nothing else."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-
-    def put(name, says, status=0):
-        path = folder / name
-        path.write_text(
-            f"#!/bin/sh\necho \"$*\" > {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
-        )
-        path.chmod(0o755)
-        return folder / f"{name}.asked"
-
-    return put
-
-
-def write(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+from tests.support.fake_root import write
 
 
 def test_without_commands_and_sensors_nothing_is_said(tmp_path, command):
@@ -133,30 +107,3 @@ def test_another_power_mode_is_refused_with_the_command_that_sets_it(tmp_path, c
 def test_a_device_without_power_modes_is_in_none(tmp_path, command):
     with pytest.raises(UsageError, match=r"says none .*\nLeave the power mode out"):
         require_power_mode("15W", tmp_path)
-
-
-def test_counters_have_the_names_of_the_machine(tmp_path):
-    zone = "sys/class/powercap/intel-rapl:0"
-    write(
-        tmp_path,
-        {
-            f"{zone}/name": "package-0\n",
-            f"{zone}/energy_uj": "123\n",
-            f"{zone}/max_energy_range_uj": "999\n",
-            "sys/class/powercap/intel-rapl:1/name": "dram\n",  # whose reading only root may see
-            "sys/class/hwmon/hwmon2/name": "ina228\n",
-            "sys/class/hwmon/hwmon2/energy1_input": "77\n",
-        },
-    )
-    assert read_counters(tmp_path) == {
-        "RAPL package-0 (intel-rapl:0)": Counter(123, 999),
-        "ina228 energy1 (hwmon2)": Counter(77),
-    }
-
-
-def test_energy_is_the_difference_of_two_readings():
-    before = {"a": Counter(1_000_000, 4_999_999), "b": Counter(4_500_000, 4_999_999), "c": Counter(9), "d": Counter(0)}
-    after = {"a": Counter(3_000_000, 4_999_999), "b": Counter(500_000, 4_999_999), "c": Counter(8)}
-    first, wrapped = energy_between(before, after, 500)  # c ran backwards and d was lost
-    assert first.to_json() == {"counter": "a", "joules": 2.0, "calls": 500, "mj_per_call": 4.0}
-    assert (wrapped.counter, wrapped.joules) == ("b", 1.0)

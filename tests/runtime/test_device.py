@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.device import peak_resident_bytes, read_environment, read_load, usable_cores
-
-
-def write(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+from tests.support.fake_root import write
 
 
 @pytest.fixture
