@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from runtime.board import BoardState, read_board, throttling
 from runtime.bundle import Bundle
+from runtime.cuda import uuids_in_use
 from runtime.device import (
     Environment,
     Load,
@@ -55,7 +56,10 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """`nodes` counts the operations on each provider, where the engine was asked for one and says so."""
+    """`nodes` counts the operations on each provider, where the engine was asked for one and says so.
+
+    gpus: UUIDs of the GPUs that the process has a CUDA context on; their clocks and energy are those of the engine.
+    """
 
     name: str
     version: str
@@ -63,6 +67,7 @@ class EngineRecord:
     threads: int
     choice: EngineChoice = DEFAULT
     nodes: Mapping[str, int] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +77,7 @@ class EngineRecord:
             "threads": self.threads,
             "chosen": self.choice.to_json(),
             **({"nodes": dict(self.nodes)} if self.nodes else {}),
+            **({"gpus": list(self.gpus)} if self.gpus else {}),
         }
 
 
@@ -199,9 +205,6 @@ def benchmark(
     board_before = read_board()
     with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
-        runner_record = EngineRecord(
-            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
-        )
         with _engine_errors(runner), garbage_collector_paused():
             first_call_ms = timed(calls[0]) / 1e6
             say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")
@@ -209,12 +212,16 @@ def benchmark(
             if server is None:
                 expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
                 say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
-            before, switches, counters = read_load(), involuntary_switches(), read_counters()
+            gpus = uuids_in_use()
+            before, switches, counters = read_load(), involuntary_switches(), read_counters(gpus=gpus)
             served = largest_rate(calls, server, say=say) if server else None
             samples_ns, seconds = (served.best.latencies_ns, served.best.seconds) if served else measure(calls, plan)
-            counters_after, after, switches_after = read_counters(), read_load(), involuntary_switches()
+            counters_after, after, switches_after = read_counters(gpus=gpus), read_load(), involuntary_switches()
+        board_after = read_board()
         cold_start = ColdStart(runner.load_ms, first_call_ms)
-    board_after = read_board()
+        engine = EngineRecord(
+            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes, gpus
+        )
     latency, environment = summarize(samples_ns), read_environment()
     # A queue makes the latencies of a server wander, so their drift says nothing of the machine.
     steady = dataclasses.replace(latency, drift=None) if served else latency
@@ -232,7 +239,7 @@ def benchmark(
         format=runner.format,
         precision=runner.file.precision,
         size_bytes=runner.file.size_bytes,
-        engine=runner_record,
+        engine=engine,
         batch=batch,
         quick=plan.quick,
         seconds=seconds,
@@ -251,7 +258,7 @@ def benchmark(
             *runner.notes,
             *bundle.notes(made_up=rows is None),
             *_notes(bundle, batch, threads, warm, steady, environment, before, after),
-            *_board_notes(board_before, board_after),
+            *_board_notes(board_before, board_after, gpus),
         ),
         samples_ns=samples_ns,
         scenario=scenario,
@@ -316,6 +323,6 @@ def _notes(
     return tuple(notes)
 
 
-def _board_notes(before: BoardState, after: BoardState) -> tuple[str, ...]:
-    held_back = throttling(before, after)
-    return (f"{UNSTABLE}: the board was held back: {', '.join(held_back)} (vcgencmd)",) if held_back else ()
+def _board_notes(before: BoardState, after: BoardState, gpus: Collection[str]) -> tuple[str, ...]:
+    held_back = throttling(before, after, gpus)
+    return (f"{UNSTABLE}: the board was held back: {', '.join(held_back)}",) if held_back else ()

@@ -1,40 +1,31 @@
-"""What boards and GPUs say of themselves through their own commands.
+"""What boards and GPUs say of themselves: a Raspberry Pi by `vcgencmd`, a Jetson by `nvpmodel` and `jetson_clocks`.
 
-Raspberry Pi: `vcgencmd`; Jetson: `nvpmodel` and `jetson_clocks`; NVIDIA GPUs: `nvidia-smi`. A command that is absent,
-fails or takes too long leaves its values absent.
+A command that is absent, fails or takes too long leaves its values absent, and so does a GPU without NVML.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.device_commands import lines_of
 from runtime.errors import UsageError
+from runtime.nvml import held_back, read_gpus
 from runtime.sensors import rails_mw, text
 
 ROOT = Path("/")
 # Bits of `vcgencmd get_throttled` (Raspberry Pi's documentation); 16 higher: it has happened since the start.
 _THROTTLED = {0: "under-voltage", 1: "ARM frequency capped", 2: "throttled", 3: "soft temperature limit active"}
 _SINCE_START = 16
-_GPU_FIELDS = {
-    "name": "name",
-    "driver": "driver_version",
-    "sm_clock_mhz": "clocks.sm",
-    "most_sm_clock_mhz": "clocks.max.sm",
-    "temperature_celsius": "temperature.gpu",
-    "power_watts": "power.draw",
-}
 
 
 @dataclass(frozen=True)
 class BoardState:
     """throttled: what `vcgencmd` says of now, throttled_since_start: of ever. power_mode: as `nvpmodel` names it.
-    clocks: lines of `jetson_clocks --show`. gpus: one mapping each. rails_mw: power of rails with a sensor, now."""
+    clocks: lines of `jetson_clocks --show`. gpus: as `read_gpus` has them. rails_mw: power of rails with a sensor."""
 
     throttled: tuple[str, ...] | None = None
     throttled_since_start: tuple[str, ...] | None = None
@@ -48,24 +39,37 @@ class BoardState:
 
 
 def read_board(root: Path = ROOT) -> BoardState:
-    """Ask the commands that are on PATH. That takes up to seconds, so do it outside of what is measured."""
+    """Ask the GPUs, then the commands that are on PATH. That takes up to seconds: do it outside of what is measured.
+
+    After a measurement do it at once: a GPU's clocks are those of its work for some milliseconds.
+    """
+    gpus = read_gpus()
     now, ever = _throttled() or (None, None)
     return BoardState(
         throttled=now,
         throttled_since_start=ever,
         power_mode=power_mode(),
         clocks=lines_of("jetson_clocks", "--show"),
-        gpus=_gpus(),
+        gpus=gpus,
         rails_mw=rails_mw(root) or None,
     )
 
 
-def throttling(before: BoardState, after: BoardState) -> tuple[str, ...]:
-    """Return what held the board back between two readings: set at one of them, or newly set of those that stay."""
+def throttling(before: BoardState, after: BoardState, gpus: Collection[str] = ()) -> tuple[str, ...]:
+    """Return what held the board back between two readings, and who says so.
+
+    Of `vcgencmd` what is set at one of them, or newly set of what stays; of the GPUs with these UUIDs what held their
+    clocks back: one that the engine does not run on may do what it likes.
+    """
     found = [*(before.throttled or ()), *(after.throttled or ())]
     earlier = before.throttled_since_start
     if earlier is not None:
         found += [each for each in after.throttled_since_start or () if each not in earlier]
+    found = [f"{each} (vcgencmd)" for each in found]
+    at_first = {each.get("uuid"): each for each in before.gpus or ()}
+    for gpu in after.gpus or ():
+        if (uuid := gpu.get("uuid")) in gpus:
+            found += [f"{each} (NVML, {gpu.get('name', uuid)})" for each in held_back(at_first.get(uuid, {}), gpu)]
     return tuple(dict.fromkeys(found))
 
 
@@ -114,21 +118,3 @@ def _power_modes(root: Path) -> dict[str, str]:
     except OSError:
         return {}
     return {name: number for number, name in re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", modes)}
-
-
-def _gpus() -> tuple[Mapping[str, Any], ...] | None:
-    query = f"--query-gpu={','.join(_GPU_FIELDS.values())}"
-    lines = lines_of("nvidia-smi", query, "--format=csv,noheader,nounits")
-    return tuple(map(_gpu, lines)) if lines else None
-
-
-def _gpu(line: str) -> Mapping[str, Any]:
-    """Return what is known of one GPU: a value that it does not have comes as `[N/A]`."""
-    values = dict(zip(_GPU_FIELDS, (each.strip() for each in line.split(",")), strict=False))
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if value.startswith("["):
-            continue
-        with contextlib.suppress(ValueError):
-            found[name] = value if name in ("name", "driver") else float(value)
-    return found

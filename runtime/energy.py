@@ -6,11 +6,12 @@ Energy is the difference of two readings of a counter: power is none, and nothin
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.nvml import read_energy
 from runtime.sensors import label, sensors, text
 
 ROOT = Path("/")
@@ -37,10 +38,11 @@ class Energy:
         return {"counter": self.counter, "joules": self.joules, "calls": self.calls, "mj_per_call": per_call}
 
 
-def read_counters(root: Path = ROOT) -> dict[str, Counter]:
-    """Return the counters of energy that this process may read, by name: RAPL's zones, and sensors that count.
+def read_counters(root: Path = ROOT, *, gpus: Collection[str] | None = None) -> dict[str, Counter]:
+    """Return the counters of energy that this process may read, by name: RAPL's zones, sensors that count, GPUs.
 
-    Linux lets only root read RAPL, unless the files' mode was changed.
+    gpus: the UUIDs of those to read; all, if left out. Linux lets only root read RAPL, unless its files' mode was
+    changed.
     """
     found = {}
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):  # AMD's have this name too
@@ -52,7 +54,7 @@ def read_counters(root: Path = ROOT) -> dict[str, Counter]:
         for file in sorted(sensor.glob("energy*_input")):
             with contextlib.suppress(OSError, ValueError):
                 found[f"{text(sensor / 'name')} {label(file)} ({sensor.name})"] = Counter(int(text(file)))
-    return found
+    return found | {name: Counter(microjoules) for name, microjoules in read_energy(gpus).items()}
 
 
 def energy_between(before: Mapping[str, Counter], after: Mapping[str, Counter], calls: int) -> tuple[Energy, ...]:

@@ -117,7 +117,7 @@ def test_a_board_that_is_held_back_makes_a_result_unstable_and_counters_give_ene
     states = iter([BoardState((), ("throttled",), "15W"), BoardState(("under-voltage",), ("throttled",), "15W")])
     counters = iter([{"RAPL package-0": Counter(1_000_000)}, {"RAPL package-0": Counter(8_000_000)}])
     monkeypatch.setattr(bench, "read_board", lambda: next(states))
-    monkeypatch.setattr(bench, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(bench, "read_counters", lambda **options: next(counters))
     document = benchmark(bundle, plan=TINY).to_json()
     calls = document["latency"]["calls"]
     assert document["energy"] == [

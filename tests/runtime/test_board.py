@@ -39,14 +39,27 @@ def test_a_command_that_fails_or_says_something_else_leaves_its_values_absent(tm
     [
         (((), ()), ((), ()), ()),
         (((), ("throttled",)), ((), ("throttled",)), ()),  # long ago
-        (((), ()), ((), ("throttled",)), ("throttled",)),  # came and went meanwhile
-        ((("under-voltage",), ()), ((), ()), ("under-voltage",)),
-        (((), ()), (("throttled",), ("throttled",)), ("throttled",)),
+        (((), ()), ((), ("throttled",)), ("throttled (vcgencmd)",)),  # came and went meanwhile
+        ((("under-voltage",), ()), ((), ()), ("under-voltage (vcgencmd)",)),
+        (((), ()), (("throttled",), ("throttled",)), ("throttled (vcgencmd)",)),
         ((None, None), (None, None), ()),
     ],
 )
 def test_throttling_is_what_was_set_meanwhile(before, after, expected):
     assert throttling(BoardState(*before), BoardState(*after)) == expected
+
+
+def test_only_the_gpus_of_the_engine_can_hold_it_back():
+    before = BoardState(gpus=({"uuid": "GPU-b", "clock_reasons": ("hardware slowdown",)},))
+    after = BoardState(
+        gpus=(
+            {"uuid": "GPU-a", "name": "A", "clock_reasons": ("software power cap",)},
+            {"uuid": "GPU-b", "name": "B", "clock_reasons": ("idle", "power brake")},
+        )
+    )
+    assert throttling(before, after) == ()
+    assert throttling(before, after, ["GPU-b"]) == ("power brake (NVML, B)",)
+    assert throttling(BoardState(), after, ["GPU-a", "GPU-c"]) == ("software power cap (NVML, A)",)
 
 
 def test_a_jetson(tmp_path, command):
@@ -73,23 +86,6 @@ def test_a_jetson(tmp_path, command):
     assert state.clocks == ("Online CPUs: 0-5", "GPU MinFreq=114750000 CurrentFreq=114750000")
     assert state.rails_mw == {"VDD_IN (hwmon3)": 3600.0, "power1 (hwmon1)": 1250.0}
     assert read_counters(tmp_path) == {}  # power is no energy
-
-
-def test_gpus_and_values_that_one_lacks(tmp_path, command):
-    asked = command(
-        "nvidia-smi", "Some GPU, 550.1, 1980, 2100, 41, 70.25\nOther GPU, 550.1, 300, [N/A], 35, [Not Supported]"
-    )
-    first, second = read_board(tmp_path).gpus
-    assert "--query-gpu=name,driver_version,clocks.sm," in asked.read_text()
-    assert first == {
-        "name": "Some GPU",
-        "driver": "550.1",
-        "sm_clock_mhz": 1980.0,
-        "most_sm_clock_mhz": 2100.0,
-        "temperature_celsius": 41.0,
-        "power_watts": 70.25,
-    }
-    assert set(first) - set(second) == {"most_sm_clock_mhz", "power_watts"}
 
 
 def test_another_power_mode_is_refused_with_the_command_that_sets_it(tmp_path, command):

@@ -2,7 +2,7 @@ from runtime.energy import Counter, energy_between, read_counters
 from tests.support.fake_root import write
 
 
-def test_counters_have_the_names_of_the_machine(tmp_path):
+def test_counters_have_the_names_of_the_machine(tmp_path, no_nvml):
     zone = "sys/class/powercap/intel-rapl:0"
     write(
         tmp_path,
