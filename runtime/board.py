@@ -1,4 +1,4 @@
-"""What boards and GPUs say of themselves: a Raspberry Pi by `vcgencmd`, a Jetson by `nvpmodel` and `jetson_clocks`.
+"""What boards and GPUs say of themselves: a Raspberry Pi by `vcgencmd`, a Jetson by commands of its own, GPUs by NVML.
 
 A command that is absent, fails or takes too long leaves its values absent, and so does a GPU without NVML.
 """
@@ -15,6 +15,7 @@ from runtime.device_commands import lines_of
 from runtime.errors import UsageError
 from runtime.nvml import held_back, read_gpus
 from runtime.sensors import rails_mw, text
+from runtime.tegrastats import read_tegrastats
 
 ROOT = Path("/")
 # Bits of `vcgencmd get_throttled` (Raspberry Pi's documentation); 16 higher: it has happened since the start.
@@ -25,13 +26,15 @@ _SINCE_START = 16
 @dataclass(frozen=True)
 class BoardState:
     """throttled: what `vcgencmd` says of now, throttled_since_start: of ever. power_mode: as `nvpmodel` names it.
-    clocks: lines of `jetson_clocks --show`. gpus: as `read_gpus` has them. rails_mw: power of rails with a sensor."""
+    clocks: lines of `jetson_clocks --show`. gpus, tegrastats: as these modules read them. rails_mw: as
+    `read_rails` does."""
 
     throttled: tuple[str, ...] | None = None
     throttled_since_start: tuple[str, ...] | None = None
     power_mode: str | None = None
     clocks: tuple[str, ...] | None = None
     gpus: tuple[Mapping[str, Any], ...] | None = None
+    tegrastats: Mapping[str, Any] | None = None
     rails_mw: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -51,8 +54,24 @@ def read_board(root: Path = ROOT) -> BoardState:
         power_mode=power_mode(),
         clocks=lines_of("jetson_clocks", "--show"),
         gpus=gpus,
-        rails_mw=rails_mw(root) or None,
+        tegrastats=read_tegrastats(),
+        rails_mw=read_rails(root) or None,
     )
+
+
+def read_rails(root: Path = ROOT) -> dict[str, float]:
+    """Return the power in milliwatts of the rails that are measured, now: by INA sensors, and a Raspberry Pi 5's PMIC.
+
+    Rails lie behind each other, and none of them need be all of the board: they are not added up.
+    """
+    readings = dict(filter(None, map(_pmic_reading, lines_of("vcgencmd", "pmic_read_adc") or ())))
+    amperes = {name.removesuffix("_A"): value for name, value in readings.items() if name.endswith("_A")}
+    powers = {
+        f"{name} (PMIC)": 1e3 * readings[f"{name}_V"] * value
+        for name, value in amperes.items()
+        if f"{name}_V" in readings
+    }
+    return rails_mw(root) | powers
 
 
 def throttling(before: BoardState, after: BoardState, gpus: Collection[str] = ()) -> tuple[str, ...]:
@@ -105,6 +124,12 @@ def _throttled() -> tuple[tuple[str, ...], tuple[str, ...]] | None:
             bits = int(match[1], 16)
             return _words(bits), _words(bits >> _SINCE_START)
     return None
+
+
+def _pmic_reading(line: str) -> tuple[str, float] | None:
+    """Read `VDD_CORE_A current(7)=0.75012000A` or `VDD_CORE_V volt(15)=0.89745940V`."""
+    match = re.fullmatch(r"(\w+_[AV]) (?:current|volt)\(\d+\)=([\d.]+)[AV]", line)
+    return (match[1], float(match[2])) if match else None
 
 
 def _words(bits: int) -> tuple[str, ...]:

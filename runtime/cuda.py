@@ -41,14 +41,14 @@ def uuids_in_use() -> tuple[str, ...]:
     """
     if not hasattr(os, "RTLD_NOLOAD"):
         return ()
+    count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL(_LIBRARIES[0], mode=os.RTLD_NOLOAD)
-    except OSError:
+        if driver.cuDeviceGetCount(ctypes.byref(count)) != 0:  # loaded, and not started
+            return ()
+        found = [_uuid_in_use(driver, index) for index in range(count.value)]
+    except (OSError, AttributeError):  # not loaded, or too old for a question
         return ()
-    count = ctypes.c_int(0)
-    if driver.cuDeviceGetCount(ctypes.byref(count)) != 0:  # loaded, and not started
-        return ()
-    found = (_uuid_in_use(driver, index) for index in range(count.value))
     return tuple(uuid for uuid in found if uuid is not None)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 
 _COMMAND_S = 10.0
 
@@ -21,3 +26,43 @@ def lines_of(*command: str) -> tuple[str, ...] | None:
     if done.returncode != 0:
         return None
     return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
+
+
+def lines_while_running(*command: str, limit_s: float) -> Generator[str, None, None]:
+    """Yield the lines of a command that never ends, as they come; none where it is not there.
+
+    After the limit, or when the caller closes this, the command is ended with all that it started.
+    """
+    if (found := shutil.which(command[0])) is None:
+        return
+    # A group of its own can be ended whole. Should this process be killed meanwhile, its next line ends the command.
+    try:
+        child = subprocess.Popen(
+            (found, *command[1:]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return
+    try:
+        yield from _lines(child, time.monotonic() + limit_s)
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str]:
+    """Yield whole lines until the deadline, or the end of the output."""
+    assert child.stdout is not None
+    rest = b""
+    while (left := deadline - time.monotonic()) > 0 and select.select([child.stdout], [], [], left)[0]:
+        part = os.read(child.stdout.fileno(), 65536)
+        if not part:
+            return
+        *lines, rest = (rest + part).split(b"\n")
+        yield from (line.decode(errors="replace").strip() for line in lines)

@@ -24,8 +24,11 @@ def board_facts(result: Mapping[str, Any]) -> dict[str, str]:
     # A document without the engine's GPUs is of an engine elsewhere, or of a system that does not say which they are.
     if gpus := [each for each in after.get("gpus", ()) if each.get("uuid") in used] or after.get("gpus"):
         facts["gpu"] = "; ".join(map(_gpu, gpus))
-    if "rails_mw" in after:
-        facts["power, after"] = _rails(after["rails_mw"])
+    seen = after.get("tegrastats", {})
+    if line := ", ".join(_tegrastats(seen)):
+        facts["tegrastats"] = line
+    if rails := after.get("rails_mw") or seen.get("rails_mw"):
+        facts["power, after"] = ", ".join(f"{name} {power:,.0f} mW" for name, power in rails.items())
     if "energy" in result:
         counted = (f"{each['mj_per_call']:.4g} mJ a call by {each['counter']}" for each in result["energy"])
         facts["energy"] = f"{', '.join(counted)}, with all else that ran"
@@ -71,5 +74,14 @@ def _gpu(gpu: Mapping[str, Any]) -> str:
     return ", ".join([f"{gpu.get('name', 'GPU')} (driver {gpu.get('driver', 'unknown')})", *parts])
 
 
-def _rails(rails_mw: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {power:,.0f} mW" for name, power in rails_mw.items())
+def _tegrastats(seen: Mapping[str, Any]) -> Iterator[str]:
+    for what, name in (("gpu", "gpu"), ("memory bus", "emc")):
+        clocks = seen.get(f"{name}_mhz")
+        load = [f"{seen[f'{name}_percent']} %"] if f"{name}_percent" in seen else []
+        load += [f"{max(clocks) if isinstance(clocks, list | tuple) else clocks} MHz"] if clocks else []
+        if load:
+            yield f"{what} {' at '.join(load)}"
+    if "ram_mb" in seen:
+        yield f"memory {seen['ram_used_mb']:,} of {seen['ram_mb']:,} MB"
+    if degrees := seen.get("temperatures_celsius"):
+        yield f"{', '.join(f'{name} {value:g}' for name, value in degrees.items())} degrees"

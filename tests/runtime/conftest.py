@@ -151,7 +151,7 @@ def command(tmp_path, monkeypatch, no_nvml):
     def put(name, says, status=0):
         path = folder / name
         path.write_text(
-            f"#!/bin/sh\necho \"$*\" > {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
+            f"#!/bin/sh\necho \"$*\" >> {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
         )
         path.chmod(0o755)
         return folder / f"{name}.asked"

@@ -4,6 +4,7 @@ from runtime.board import (
     BoardState,
     power_mode,
     read_board,
+    read_rails,
     require_power_mode,
     throttling,
 )
@@ -20,7 +21,7 @@ def test_without_commands_and_sensors_nothing_is_said(tmp_path, command):
 def test_bits_of_a_raspberry_pi_in_words(tmp_path, command):
     asked = command("vcgencmd", "throttled=0x50005")
     state = read_board(tmp_path)
-    assert asked.read_text().strip() == "get_throttled"
+    assert asked.read_text().splitlines() == ["get_throttled", "pmic_read_adc"]
     assert state.throttled == ("under-voltage", "throttled")
     assert state.throttled_since_start == ("under-voltage", "throttled")
     command("vcgencmd", "throttled=0xa0002")
@@ -86,6 +87,24 @@ def test_a_jetson(tmp_path, command):
     assert state.clocks == ("Online CPUs: 0-5", "GPU MinFreq=114750000 CurrentFreq=114750000")
     assert state.rails_mw == {"VDD_IN (hwmon3)": 3600.0, "power1 (hwmon1)": 1250.0}
     assert read_counters(tmp_path) == {}  # power is no energy
+
+
+def test_power_of_a_raspberry_pi_5_by_rail(tmp_path, command):
+    lines = (
+        " 3V7_WL_SW_A current(0)=0.00000000A",
+        "  VDD_CORE_A current(7)=0.75000000A",
+        "   ORPHAN_A current(9)=1.00000000A",
+        " 3V7_WL_SW_V volt(8)=3.79999600V",
+        "  VDD_CORE_V volt(15)=0.90000000V",
+        "     EXT5V_V volt(24)=5.06788000V",
+    )
+    asked = command("vcgencmd", "\n".join(lines))
+    assert read_rails(tmp_path) == {"3V7_WL_SW (PMIC)": 0.0, "VDD_CORE (PMIC)": pytest.approx(675.0)}
+    assert asked.read_text().strip() == "pmic_read_adc"
+    assert read_board(tmp_path).rails_mw == read_rails(tmp_path)
+    assert read_counters(tmp_path) == {}  # nor is that energy
+    command("vcgencmd", 'error=1 error_msg="Command not registered"')  # of an older board
+    assert read_rails(tmp_path) == {}
 
 
 def test_another_power_mode_is_refused_with_the_command_that_sets_it(tmp_path, command):

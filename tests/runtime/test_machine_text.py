@@ -48,6 +48,27 @@ def test_the_gpus_that_the_engine_runs_on():
     assert facts(board=board)["gpu"] == f"{first}; GPU (driver unknown), 300 MHz"
 
 
+def test_what_tegrastats_says():
+    seen = {
+        "ram_used_mb": 1803,
+        "ram_mb": 7486,
+        "emc_percent": 5,
+        "emc_mhz": 665,
+        "gpu_percent": 12,
+        "gpu_mhz": [305, 306],
+        "temperatures_celsius": {"tj": 48.0, "gpu": 47.562},
+        "rails_mw": {"VDD_IN": 4093.0},
+    }
+    found = facts(board={"before": {}, "after": {"tegrastats": seen}})
+    assert found["tegrastats"] == (
+        "gpu 12 % at 306 MHz, memory bus 5 % at 665 MHz, memory 1,803 of 7,486 MB, tj 48, gpu 47.562 degrees"
+    )
+    assert found["power, after"] == "VDD_IN 4,093 mW"
+    both = facts(board={"before": {}, "after": {"tegrastats": seen, "rails_mw": {"VDD_IN (hwmon3)": 4100.0}}})
+    assert both["power, after"] == "VDD_IN (hwmon3) 4,100 mW"
+    assert facts(board={"before": {}, "after": {"tegrastats": {"gpu_mhz": [314]}}})["tegrastats"] == "gpu 314 MHz"
+
+
 def test_power_and_energy_by_the_names_of_rails_and_counters():
     found = facts(
         board={"before": {}, "after": {"rails_mw": {"VDD_IN (hwmon3)": 3600.4}, "power_mode": "15W"}},

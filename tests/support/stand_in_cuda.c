@@ -25,6 +25,17 @@ CUresult cuDeviceGet(CUdevice *device, int ordinal) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuDeviceGetName(char *name, int length, CUdevice device) {
+    strncpy(name, "NVIDIA Stand-in 100", length);
+    return device ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
+/* 75 and 76 are the major and the minor version of the compute capability. */
+CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
+    *value = attribute == 75 ? 9 : 0;
+    return device ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     active = 1;
     *context = 0;
