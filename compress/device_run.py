@@ -82,6 +82,13 @@ def require_devices(recipes: Iterable[Recipe], file: Path) -> None:
         devices_of(recipe, file)
 
 
+def serves(kept: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
+    """Return whether a kept result is one of `settings`; a full measurement serves where a quick one is enough."""
+    if kept is None:
+        return False
+    return kept["settings"] == settings or ("quick" in settings and kept["settings"] == {**settings, "quick": False})
+
+
 def bench_file(form: str, device: Device) -> str:
     return f"bench.{form}.{device.label}.json"
 
@@ -134,8 +141,7 @@ class _Work:
         return bool(self.latencies or self.accuracies)
 
     def _lacks(self, file: str, settings: Mapping[str, Any]) -> bool:
-        kept = self.run.result(file)
-        return kept is None or kept["settings"] != settings
+        return not serves(self.run.result(file), settings)
 
     def prepare(self) -> None:
         """Make what needs torch: it is not for several threads."""

@@ -14,12 +14,13 @@ from compress import figures
 from compress.analysis.outputs import OutputsOfRun
 from compress.analysis.page import analysis_section
 from compress.artifact import versions
-from compress.choice import Candidate, candidates_from, limits_in_words, sentences
+from compress.choice import Candidate, by_target, candidates_from, energy_counter, limits_in_words, sentences
+from compress.choice_plot import choice_plot
 from compress.gallery import Gallery, build_gallery
 from compress.parity_page import parity_sections
 from compress.provenance import without_places, yaml_text
 from compress.summary import Row, device_notes, layers_by_damage, summary_sentence
-from compress.units import count, milliseconds, size
+from compress.units import count, millijoules, milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
 from runtime.latency import decode_samples
@@ -56,7 +57,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
+    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds, energy=millijoules)
     environment.filters.update(deviations=_deviations, by_damage=layers_by_damage)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
@@ -91,13 +92,14 @@ def _of_devices(run: VariantRun, rows: Sequence[Row]) -> list[Candidate]:
 
 def _device_plots(candidates: Sequence[Candidate]) -> list[Plot]:
     plots = []
-    for target in dict.fromkeys(each.target for each in candidates):
-        here = [each for each in candidates if each.target == target]
-        caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: those that no "
-        caption += "other beats in accuracy, latency and size. Hollow: failed parity or a limit."
+    for target, here in by_target(candidates).items():
+        measures = ["latency", "size", *(["energy"] if energy_counter(here) else [])]
+        caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: what no other "
+        caption += f"beats in this cost. Pale: beaten in accuracy, {' and '.join(measures)} together. Hollow: failed "
+        caption += "parity or a limit."
         if limits := limits_in_words(here[0].limits):
             caption += f" Dashed: the limits of {target} ({limits})."
-        plots.append(Plot(f"Accuracy against latency on {target}", figures.choice(here), caption))
+        plots.append(Plot(f"Accuracy against {' and '.join(measures)} on {target}", choice_plot(here), caption))
     return plots
 
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from compress.units import count, duration, milliseconds, size
+from compress.units import count, duration, millijoules, milliseconds, size
 from runtime.display import throughput
 
 if TYPE_CHECKING:
@@ -500,17 +500,24 @@ def _table(*columns: str) -> Table:
 
 def print_candidates(candidates: Sequence[Candidate]) -> None:
     """Show what was measured of several runs, those that no other beats marked, then which one to ship."""
-    from compress.choice import front, sentences
+    from compress.choice import by_target, energy_counter, front, labels, sentences
 
-    best = front(candidates)
-    table = _table("target", "student", "size", "p50", "p90", "accuracy", "95 % interval", "limits", "not beaten")
+    best, names = front(candidates), labels(candidates)
+    counters = {target: energy_counter(here) for target, here in by_target(candidates).items()}
+    energy = ["energy"] if any(counters.values()) else []
+    table = _table(
+        "target", "student", "size", "p50", "p90", *energy, "accuracy", "95 % interval", "limits", "not beaten"
+    )
     for each in sorted(candidates, key=lambda each: (each.target, each.p50_ms)):
+        counter = counters[each.target]
+        joules = [millijoules(each.energy_mj[counter]) if counter else ""] if energy else []
         table.add_row(
             each.target,
-            each.label,
+            names[each],
             size(each.size_bytes),
             milliseconds(each.p50_ms),
             milliseconds(each.p90_ms),
+            *joules,
             f"{100 * each.accuracy:.2f} %",
             f"{100 * each.low:.2f} – {100 * each.high:.2f}",
             "parity FAILED" if not each.parity else "; ".join(each.limits_missed),
@@ -518,5 +525,8 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
         )
     console = _console(stderr=False)
     console.print(table)
+    for target, counter in counters.items():
+        if counter:
+            console.print(f"Energy of a call on {target}: {counter}, with all else that ran.", soft_wrap=True)
     for sentence in sentences(candidates):
         console.print(sentence, soft_wrap=True)

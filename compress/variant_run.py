@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compress import provenance
-from compress.device_run import Device, devices_of, measure
+from compress.device_run import Device, devices_of, measure, serves
 from compress.evaluate import predict
 from compress.formats import engine_specs
 from compress.forms import Source, form_of, record_file
@@ -304,8 +304,7 @@ class VariantRun(Stages):
             for format_name, target in wanted:
                 file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
                 settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
-                kept = self.result(file.name)
-                if settings["quick"] == quick and (kept is None or kept["settings"] != settings):
+                if settings["quick"] == quick and not serves(self.result(file.name), settings):
                     missing[file] = (Candidate(bundle.path, _bench_options(format_name, target)), settings)
             if not missing:
                 continue

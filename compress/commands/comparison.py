@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from compress import choice, figures
+from compress import choice
+from compress.choice_plot import choice_plot
 from compress.terminal import print_candidates
 from runtime.comparison import median_ratio, processes_of
 from runtime.errors import DataError, UsageError
@@ -56,7 +57,7 @@ def _compare_runs(names: Sequence[str], runs: Path, as_json: bool, csv: Path | N
     if csv:
         write_atomically(csv, choice.to_csv(candidates))
     if plot:
-        write_atomically(plot, figures.choice(candidates))
+        write_atomically(plot, choice_plot(candidates))
     if as_json:
         click.echo(json.dumps(choice.to_json(candidates), indent=2))
     else:

@@ -20,6 +20,11 @@ data_option = click.option(
 )  # fmt: skip
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quick_option = click.option(
+    "--quick",
+    is_flag=True,
+    help="Measure latency for 3 s instead of 10, and label it so; full results serve too.",
+)
 checkpoint_option = click.option(
     "--checkpoint-every", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
     help="Least time between training checkpoints.",

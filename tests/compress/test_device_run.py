@@ -13,7 +13,7 @@ import pytest
 from ssh_server import SSHD, ssh_server
 
 from compress import device_run
-from compress.device_run import Device, devices_of
+from compress.device_run import Device, devices_of, serves
 from compress.named_device import DeviceSpec
 from compress.pipeline import plans_of
 from compress.recipe import LocalSpec, Recipe, load_recipe
@@ -48,6 +48,18 @@ def test_a_word_that_is_no_kind_is_a_device(empty_project: Any, tmp_path: Path) 
     assert list(devices) == ["pi4", "pi4-threads-2-batch-8"]
     assert [(each.target.threads, each.target.batch) for each in devices.values()] == [(4, 1), (2, 8)]
     assert devices["pi4"].target.limits.p90_ms == 5
+
+
+def test_a_full_result_serves_where_a_quick_one_is_enough() -> None:
+    full, quick, batch = {"threads": 1, "quick": False}, {"threads": 1, "quick": True}, {"threads": 1}
+    assert not serves(None, full)
+    assert serves({"settings": full}, full)
+    assert serves({"settings": full}, quick)
+    assert serves({"settings": quick}, quick)
+    assert not serves({"settings": quick}, full)
+    assert not serves({"settings": {**full, "threads": 2}}, quick)
+    assert serves({"settings": batch}, batch)
+    assert not serves({"settings": None}, batch)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +196,7 @@ def test_a_recipe_is_measured_on_a_device_by_ssh(project: Any, tmp_path: Path) -
     assert bench["target"]["name"] == "box"
     assert accuracy["host_agreement"]["rate"] == 1.0
     assert (accuracy["rows_unlike_torch"], accuracy["torch_correct"]) == ([], accuracy["correct"])
-    assert "Accuracy against latency on box" in (project.results / "report.html").read_text()
+    assert "Accuracy against latency and size on box" in (project.results / "report.html").read_text()
     assert "| onnx | box: " in (project.results / "MODEL_CARD.md").read_text()
     compared = project.invoke("compare", project.results)
     assert "On box: none passed parity and the limits (size ≤ 1 kB)." in compared.stdout
