@@ -318,6 +318,8 @@ def _notes(
         earlier, later = getattr(before, name), getattr(after, name)
         if earlier is not None and later is not None and later > earlier:
             notes.append(f"{UNSTABLE}: {what.format(later - earlier)} during the measurement")
+    if cooling := max(before.cpu_cooling_state or 0, after.cpu_cooling_state or 0):
+        notes.append(f"{UNSTABLE}: the kernel held the CPU back against heat (cooling state {cooling})")
     if "torch" in sys.modules:
         notes.append("torch is loaded in this process; its threads can disturb the engine")
     return tuple(notes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,17 +16,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.custom_ops import loaded_instruction_set
+from runtime.version import VERSION
 
 T = TypeVar("T")
 
 ROOT = Path("/")
-_ENGINES = ("numpy", "onnxruntime", "tensorrt", "openvino")
+_ENGINES = ("numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino", "torch")
+# Of all that /proc/cpuinfo lists what engines choose their kernels by.
+_FEATURES = re.compile(r"(sse4|avx|fma|f16c|amx|neon|asimd|fphp|bf16|i8mm|sve|sme)\w*")
+# Names of the kernel's drivers that cool by holding the CPU back: its clock by policy, by ACPI, or by forced idleness.
+_CPU_COOLERS = ("cpufreq-", "thermal-cpufreq-", "Processor", "thermal-idle-")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores, `custom_ops`
-    the instruction set of the custom operators, where this process has loaded them."""
+    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores, `custom_ops` the instruction
+    set of the custom operators, where this process has loaded them, `cpu_features` what engines choose kernels by."""
 
     system: str | None
     machine: str | None
@@ -41,6 +47,7 @@ class Environment:
     python: str
     packages: dict[str, str]
     custom_ops: str | None = None
+    cpu_features: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return _present(asdict(self))
@@ -48,7 +55,11 @@ class Environment:
 
 @dataclass(frozen=True)
 class Load:
-    """What changes: read it before and after. Throttling counters only ever rise."""
+    """What changes: read it before and after. Throttling counters only ever rise.
+
+    temperature_celsius: of the hottest zone. cpu_cooling_state: how far the kernel holds the CPU back against heat, 0
+    for not at all.
+    """
 
     load_average: tuple[float, ...] | None
     memory_available_bytes: int | None
@@ -57,6 +68,7 @@ class Load:
     cgroup_throttled_periods: int | None
     cgroup_throttled_us: int | None
     thermal_throttle_events: int | None
+    cpu_cooling_state: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return _present(asdict(self))
@@ -79,6 +91,7 @@ def read_environment(root: Path = ROOT) -> Environment:
         python=platform.python_version(),
         packages=_loaded_packages(),
         custom_ops=_attempt(loaded_instruction_set),
+        cpu_features=_attempt(lambda: _cpu_features(root)),
     )
 
 
@@ -93,6 +106,7 @@ def read_load(root: Path = ROOT) -> Load:
         cgroup_throttled_periods=periods,
         cgroup_throttled_us=microseconds,
         thermal_throttle_events=_attempt(lambda: _thermal_throttling(root)),
+        cpu_cooling_state=_attempt(lambda: _cpu_cooling_state(root)),
     )
 
 
@@ -165,6 +179,13 @@ def _cpu_model(root: Path) -> str:
     return next(fields[key] for key in ("model name", "Hardware", "Model", "cpu model") if fields.get(key))
 
 
+def _cpu_features(root: Path) -> tuple[str, ...] | None:
+    """x86 writes "flags", ARM "Features", for each core; big and little ones of a board have the same."""
+    fields = dict(_colon_lines(root / "proc/cpuinfo"))
+    words = (fields.get("flags") or fields.get("Features") or "").split()
+    return tuple(sorted(word for word in words if _FEATURES.fullmatch(word))) or None
+
+
 def _colon_lines(path: Path) -> Iterator[tuple[str, str]]:
     for line in _text(path).splitlines():
         key, colon, value = line.partition(":")
@@ -197,6 +218,12 @@ def _temperature(root: Path) -> float:
     return max(_readable((root / "sys/class/thermal").glob("thermal_zone*/temp"), _number)) / 1000
 
 
+def _cpu_cooling_state(root: Path) -> int | None:
+    devices = (root / "sys/class/thermal").glob("cooling_device*")
+    cooling = [device for device in devices if _text(device / "type").startswith(_CPU_COOLERS)]
+    return max(_readable((device / "cur_state" for device in cooling), _number), default=None)
+
+
 def _thermal_throttling(root: Path) -> int | None:
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     counters = _readable(files, _number)
@@ -206,11 +233,14 @@ def _thermal_throttling(root: Path) -> int | None:
 def _cgroup_folders(root: Path) -> list[Path]:
     """Return the process's cgroup and its parents: a limit anywhere on the way up holds."""
     mount = root / "sys/fs/cgroup"
-    if (mount / "cpu").is_dir():  # version 1, where a container sees its own group at the mount
-        return [mount / "cpu"]
-    lines = _text(root / "proc/self/cgroup").splitlines()
-    own = next(line[3:] for line in lines if line.startswith("0::"))
-    folder = mount / own.lstrip("/")
+    lines = _readable([root / "proc/self/cgroup"], lambda path: _text(path).splitlines())
+    groups = [line.split(":", 2) for line in (lines[0] if lines else ()) if line.count(":") >= 2]
+    if (mount / "cpu").is_dir():  # version 1
+        mount = mount / "cpu"
+        own = next((path for _, controllers, path in groups if "cpu" in controllers.split(",")), "/")
+    else:
+        own = next(path for number, _, path in groups if number == "0")
+    folder = mount / own.lstrip("/")  # of the host, where a container sees its own group at the mount
     return [folder, *(each for each in folder.parents if each == mount or mount in each.parents)]
 
 
@@ -251,6 +281,6 @@ def _container(root: Path) -> str | None:
 
 
 def _loaded_packages() -> dict[str, str]:
-    """Versions of the engines that this process has loaded; nothing is imported to find out."""
+    """Versions of edgefold, and of the engines that this process has loaded; nothing is imported to find out."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _ENGINES}
-    return {name: str(version) for name, version in loaded.items() if version}
+    return {"edgefold": VERSION, **{name: str(version) for name, version in loaded.items() if version}}

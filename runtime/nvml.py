@@ -149,6 +149,7 @@ def _described(gpu: _Gpu) -> Mapping[str, Any]:
         "name": gpu.text("nvmlDeviceGetName"),
         "uuid": gpu.text("nvmlDeviceGetUUID"),
         "driver": _text(gpu.library, "nvmlSystemGetDriverVersion"),
+        "cuda": _cuda_version(gpu.library),
         "sm_clock_mhz": gpu.number("nvmlDeviceGetClockInfo", _SM),
         "most_sm_clock_mhz": gpu.number("nvmlDeviceGetMaxClockInfo", _SM),
         "memory_clock_mhz": gpu.number("nvmlDeviceGetClockInfo", _MEMORY),
@@ -165,6 +166,13 @@ def _described(gpu: _Gpu) -> Mapping[str, Any]:
         "held_back_ns": dict(_held_back_ns(gpu)) or None,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _cuda_version(library: ctypes.CDLL) -> str | None:
+    """Return the newest CUDA that the driver runs: 12080 is 12.8."""
+    version = ctypes.c_int(0)
+    found = _succeeds(library, "nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}" if found else None
 
 
 def _mig_mode(gpu: _Gpu) -> bool | None:

@@ -16,7 +16,12 @@ from runtime.nvml import held_back, read_energy, read_gpus
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 SOURCES = Path(tests.support.__path__[0])
 UUID = "GPU-00112233-4455-6677-8899-aabbccddeeff"
-SECOND = {"name": "NVIDIA Stand-in 10", "uuid": "GPU-ffffffff-4455-6677-8899-aabbccddeeff", "driver": "570.86.15"}
+SECOND = {
+    "name": "NVIDIA Stand-in 10",
+    "uuid": "GPU-ffffffff-4455-6677-8899-aabbccddeeff",
+    "driver": "570.86.15",
+    "cuda": "12.8",
+}
 
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="no C compiler, which makes the stand-in libraries"),
@@ -55,6 +60,7 @@ def test_a_gpu_with_everything_and_one_that_supports_little(use):
         "name": "NVIDIA Stand-in 100",
         "uuid": UUID,
         "driver": "570.86.15",
+        "cuda": "12.8",
         "sm_clock_mhz": 1980,
         "most_sm_clock_mhz": 2100,
         "memory_clock_mhz": 2619,

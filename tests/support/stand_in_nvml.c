@@ -53,6 +53,11 @@ nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length) {
     return started ? answer("570.86.15", version, length) : NVML_ERROR_UNINITIALIZED;
 }
 
+nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    *version = 12080;
+    return started ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
+}
+
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
     *count = 2;
     return started ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
