@@ -14,7 +14,8 @@ from typing import Any
 from runtime.device_commands import lines_of
 from runtime.errors import UsageError
 from runtime.nvml import held_back, read_gpus
-from runtime.sensors import rails_mw, text
+from runtime.sensors import rails_mw
+from runtime.system_files import text
 from runtime.tegrastats import read_tegrastats
 
 ROOT = Path("/")

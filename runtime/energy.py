@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.nvml import read_energy
-from runtime.sensors import label, sensors, text
+from runtime.sensors import label, sensors
+from runtime.system_files import text
 
 ROOT = Path("/")
 

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.system_files import text
+
 
 def rails_mw(root: Path) -> dict[str, float]:
     """Return the power in milliwatts of every INA sensor's rails: as the sensor says it, or voltage times current."""
@@ -40,7 +42,3 @@ def label(file: Path) -> str:
         return text(file.with_name(f"{name}_label"))
     except OSError:
         return name
-
-
-def text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace").strip()
