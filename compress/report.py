@@ -29,11 +29,12 @@ from runtime.machine_text import machine_facts
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure of the page: heading, SVG, and the sentence below it."""
+    """One figure of the page: heading, SVG, and the sentence below it. tall: panels below each other."""
 
     title: str
     svg: str
     caption: str
+    tall: bool = False
 
 
 def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) -> Path:
@@ -99,7 +100,9 @@ def _device_plots(candidates: Sequence[Candidate]) -> list[Plot]:
         caption += "parity or a limit."
         if limits := limits_in_words(here[0].limits):
             caption += f" Dashed: the limits of {target} ({limits})."
-        plots.append(Plot(f"Accuracy against {' and '.join(measures)} on {target}", choice_plot(here), caption))
+        plots.append(
+            Plot(f"Accuracy against {' and '.join(measures)} on {target}", choice_plot(here), caption, tall=True)
+        )
     return plots
 
 

@@ -162,12 +162,14 @@ def compare(names: tuple[str, ...], runs: Path, csv: Path | None, plot: Path | N
     """Show which student to ship of several finished runs, or whether two latency results differ.
 
     RUN is a recipe that was run, or its folder. Of .json files that `edgefold bench --output` wrote, each is compared
-    with the first: the ratio of medians with its 95 % bootstrap interval.
+    with the first, format by format and device by device; the results of one file are compared with its first one. What
+    is said is the ratio of medians with its 95 % bootstrap interval.
 
     \b
     Example:
       edgefold compare quickstart
       edgefold compare before.json after.json
+      edgefold compare formats.json
     """
     from compress.commands.comparison import compare as compare_results
 

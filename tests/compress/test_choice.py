@@ -191,10 +191,35 @@ def test_compare_says_whether_two_results_differ(tmp_path: Path, finished: Any) 
     one, two = result.stdout.splitlines()
     assert one.startswith(f"no difference between {same} and {first} (ratio 1.000")
     assert two.startswith(f"{slower} is 20.0 % slower than {first} (ratio 1.2")
-    assert result.stderr == "note: the two results are of different machines\n"
+    assert result.stderr == "note: results of different machines are compared\n"
     documents = json.loads(finished.invoke("compare", first, slower, "--json").stdout)
     assert documents[0]["differs"] is True
     assert documents[0]["ratio"] == pytest.approx(1.2, abs=1e-3)
+
+
+def test_compare_takes_files_of_several_results(tmp_path: Path, finished: Any) -> None:
+    def result(factor: float, form: str, **more: Any) -> dict[str, Any]:
+        document = json.loads(bench_file(tmp_path / "one.json", factor).read_text())
+        return {**document, "format": form, **more}
+
+    def file(name: str, document: Any) -> Path:
+        (tmp_path / name).write_text(json.dumps(document))
+        return tmp_path / name
+
+    on_pi = {"target": {"name": "pi4"}}
+    several = file("several.json", {"kind": "benches", "results": [result(1.0, "onnx"), result(1.5, "int8")]})
+    devices = file(
+        "devices.json", {"pi4": {"onnx": result(1.0, "onnx", **on_pi), "int8": result(0.5, "int8", **on_pi)}}
+    )
+    assert finished.invoke("compare", several).stdout.startswith("int8 is 50.0 % slower than onnx (ratio 1.500")
+    assert finished.invoke("compare", devices).stdout.startswith("pi4 int8 is 2.00 times as fast as pi4 onnx (ratio")
+    later = file("later.json", {"kind": "benches", "results": [result(3.0, "int8"), result(1.0, "packed")]})
+    compared = finished.invoke("compare", several, later)
+    (said,) = compared.stdout.splitlines()
+    assert said.startswith(f"int8 of {later} is 2.00 times as slow as int8 of {several} (")
+    result_of_both = finished.invoke("compare", several, devices)
+    assert result_of_both.exit_code == 2
+    assert f"{several} has onnx, int8, and {devices} has pi4 onnx, pi4 int8: none is in both" in result_of_both.stderr
 
 
 def test_compare_shows_runs_and_writes_files(tmp_path: Path, finished: Any) -> None:
