@@ -45,7 +45,8 @@ def read_counters(root: Path = ROOT, *, gpus: Collection[str] | None = None) -> 
     gpus: the UUIDs of those to read; all, if left out. Linux lets only root read RAPL, unless its files' mode was
     changed.
     """
-    found = {}
+    # First, so that energies on a GPU are compared by it: of the others `gpus` leaves none to read.
+    found = {name: Counter(microjoules) for name, microjoules in read_energy(gpus).items()}
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):  # AMD's have this name too
         with contextlib.suppress(OSError, ValueError):
             found[f"RAPL {text(zone / 'name')} ({zone.name})"] = Counter(
@@ -55,7 +56,7 @@ def read_counters(root: Path = ROOT, *, gpus: Collection[str] | None = None) -> 
         for file in sorted(sensor.glob("energy*_input")):
             with contextlib.suppress(OSError, ValueError):
                 found[f"{text(sensor / 'name')} {label(file)} ({sensor.name})"] = Counter(int(text(file)))
-    return found | {name: Counter(microjoules) for name, microjoules in read_energy(gpus).items()}
+    return found
 
 
 def energy_between(before: Mapping[str, Counter], after: Mapping[str, Counter], calls: int) -> tuple[Energy, ...]:

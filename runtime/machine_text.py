@@ -29,7 +29,7 @@ def board_facts(result: Mapping[str, Any]) -> dict[str, str]:
         facts["tegrastats"] = line
     if rails := after.get("rails_mw") or seen.get("rails_mw"):
         facts["power, after"] = ", ".join(f"{name} {power:,.0f} mW" for name, power in rails.items())
-    if "energy" in result:
+    if result.get("energy"):
         counted = (f"{each['mj_per_call']:.4g} mJ a call by {each['counter']}" for each in result["energy"])
         facts["energy"] = f"{', '.join(counted)}, with all else that ran"
     return facts
