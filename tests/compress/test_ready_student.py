@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from export.fold import fold_logits
 from export.graph import InputSignature
 from runtime.bundle import open_bundle
 from runtime.errors import DataError
+from runtime.files import sha256_of_file
 from runtime.runners import open_runner
 
 MODEL = "small_cnn: {widths: [4, 8]}"
@@ -107,6 +109,22 @@ def test_the_bundle_is_the_model_with_its_own_scaling(folder: Path, exported: Re
     # Rows without ids are known by their position, which halving does not change.
     images = np.load(folder / "rows.npz")["inputs"]
     np.testing.assert_array_equal(images[samples.row_ids], samples.inputs)
+
+
+def test_the_card_says_what_came_and_how_good_it_is(folder: Path, exported: Result) -> None:
+    card = (folder / "bundle" / "MODEL_CARD.md").read_text()
+    samples = open_bundle(folder / "bundle").samples()
+    correct = int((expected_logits(trained(), samples.inputs).argmax(1) == samples.labels).sum())
+    assert card.startswith("# student\n\nTrained elsewhere")
+    assert "| task | 3 classes: ant, bee, cat |" in card
+    assert f"| accuracy, 95 % interval | {100 * correct / (ROWS // 2):.2f} % (" in card
+    assert re.search(r"\| subclasses \| 2 for each class", card)
+    assert f"| size | {sum(each.numel() for each in trained().parameters()):,} parameters, " in card
+    assert [line.split(" | ")[0] for line in card.split("## Files")[1].split("##")[0].strip().splitlines()[2:4]] == [
+        "| onnx",
+        "| int8",
+    ]
+    assert f"sha256: {sha256_of_file(folder / 'student.safetensors')}" in card
 
 
 def test_a_torch_state_dict_gives_the_same(folder: Path, tmp_path: Path) -> None:
