@@ -24,7 +24,10 @@ T = TypeVar("T")
 ROOT = Path("/")
 _ENGINES = ("numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino", "torch")
 # Of all that /proc/cpuinfo lists what engines choose their kernels by.
-_FEATURES = re.compile(r"(sse4|avx|fma|f16c|amx|neon|asimd|fphp|bf16|i8mm|sve|sme)\w*")
+_FEATURES = {
+    "flags": re.compile(r"(sse4|avx|fma|f16c|amx)\w*"),  # x86, where `sme` is encryption
+    "Features": re.compile(r"(neon|asimd|fphp|bf16|i8mm|sve|sme)\w*"),  # ARM
+}
 # Names of the kernel's drivers that cool by holding the CPU back: its clock by policy, by ACPI, or by forced idleness.
 _CPU_COOLERS = ("cpufreq-", "thermal-cpufreq-", "Processor", "thermal-idle-")
 
@@ -164,10 +167,10 @@ def _cpu_model(root: Path) -> str:
 
 
 def _cpu_features(root: Path) -> tuple[str, ...] | None:
-    """x86 writes "flags", ARM "Features", for each core; big and little ones of a board have the same."""
+    """/proc/cpuinfo lists them for each core; big and little ones of a board have the same."""
     fields = dict(_colon_lines(root / "proc/cpuinfo"))
-    words = (fields.get("flags") or fields.get("Features") or "").split()
-    return tuple(sorted(word for word in words if _FEATURES.fullmatch(word))) or None
+    found = [word for key, kind in _FEATURES.items() for word in fields.get(key, "").split() if kind.fullmatch(word)]
+    return tuple(sorted(found)) or None
 
 
 def _colon_lines(path: Path) -> Iterator[tuple[str, str]]:
