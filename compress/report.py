@@ -207,7 +207,7 @@ def _machine(bench: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what is recorded of the machine, its state before and after, and its energy where it has a counter."""
     facts = machine_facts(bench)
     del facts["machine"]  # what is recorded says it in full
-    return [*_flatten(bench["environment"]), *facts.items()]
+    return [*_flatten(bench["environment"]), *facts.items(), *(("note", note) for note in bench["notes"])]
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

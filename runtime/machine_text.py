@@ -15,14 +15,13 @@ def machine_facts(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def board_facts(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the board says after the measurement, and what its counters of energy counted."""
+    """Return what the board and the engine's GPUs say after the measurement, and what counters of energy counted."""
     after = result.get("board", {}).get("after", {})
     facts = {}
     if "power_mode" in after:
         facts["power mode"] = str(after["power_mode"])
     used = result["engine"].get("gpus", ())
-    # A document without the engine's GPUs is of an engine elsewhere, or of a system that does not say which they are.
-    if gpus := [each for each in after.get("gpus", ()) if each.get("uuid") in used] or after.get("gpus"):
+    if gpus := [each for each in after.get("gpus", ()) if each.get("uuid") in used]:
         facts["gpu"] = "; ".join(map(_gpu, gpus))
     seen = after.get("tegrastats", {})
     if line := ", ".join(_tegrastats(seen)):

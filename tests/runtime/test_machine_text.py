@@ -45,7 +45,9 @@ def test_the_gpus_that_the_engine_runs_on():
         "clocks by software power cap and sync boost"
     )
     assert facts(board=board, engine={"gpus": ["GPU-a"]})["gpu"] == first
-    assert facts(board=board)["gpu"] == f"{first}; GPU (driver unknown), 300 MHz"
+    both = facts(board=board, engine={"gpus": ["GPU-b", "GPU-a"]})["gpu"]
+    assert both == f"{first}; GPU (driver unknown), 300 MHz"
+    assert "gpu" not in facts(board=board)  # on the CPU
 
 
 def test_what_tegrastats_says():
