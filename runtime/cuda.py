@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+# NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.10  Release Build ...
+_KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+_VERSION = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
 _LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 # CUdevice_attribute of the driver's cuda.h.
 _MAJOR, _MINOR = 75, 76
@@ -63,6 +68,21 @@ def _uuid_in_use(driver: Any, index: int) -> str | None:
         return None
     digits = bytes(uuid).hex()
     return "GPU-" + "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def driver_version() -> str | None:
+    """Return the version of the driver: that of Linux's kernel module (`570.86.10`) or, where the kernel does not say
+    it, the CUDA version that the driver serves (`CUDA 12.8`). None without a driver.
+    """
+    try:
+        if found := _VERSION.search(_KERNEL_MODULE.read_text(errors="replace")):
+            return found[1]
+    except OSError:
+        pass
+    driver, version = _driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _driver() -> Any:

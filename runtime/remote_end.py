@@ -34,7 +34,7 @@ RESULT = "result.json"
 
 _MODULES = ("numpy", "onnxruntime", "openvino", "tensorrt")
 _SILENT_S = 60.0  # without a sign of life from the other end
-_KEPT_DAYS = 30  # of a file that no run asked for
+_KEPT_DAYS = 30  # of what no run asked for
 _SPARE_BYTES = 16 << 20  # beside the files, for results
 _BLOCK = 1 << 20
 _TAIL_LINES = 40  # of stderr, for the message of a run that failed
@@ -125,7 +125,7 @@ def main() -> int:
     try:
         hello = link.receive()[0]
         try:
-            store = _store()
+            store = cache_folder("files")
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=store.parent))
             link.inbox = folder / "inbox"
             link.inbox.mkdir()
@@ -155,7 +155,7 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
     for each in missing:
         _take(link, store, each)
     _lay_out(files, store, folder)
-    _forget_old(store)
+    forget_old(*store.iterdir(), *store.parent.glob("run-*"))  # such a folder is of a run whose end was killed
     link.send({"ready": True})
     while True:
         message, _ = link.receive()
@@ -165,9 +165,10 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
         _run(link, folder, message["run"], message["limit_s"])
 
 
-def _store() -> Path:
+def cache_folder(name: str) -> Path:
+    """Return a folder of the user's cache that is edgefold's, made where it is not there."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(cache) / "edgefold" / "files"
+    path = Path(cache) / "edgefold" / name
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -251,10 +252,10 @@ def _lay_out(files: list[dict[str, Any]], store: Path, folder: Path) -> None:
             shutil.copyfile(kept, path)
 
 
-def _forget_old(store: Path) -> None:
-    """Remove files that no run asked for, and folders of runs whose end was killed."""
+def forget_old(*paths: Path) -> None:
+    """Remove what was not asked for in 30 days."""
     oldest = time.time() - _KEPT_DAYS * 86_400
-    for path in (*store.iterdir(), *store.parent.glob("run-*")):
+    for path in paths:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

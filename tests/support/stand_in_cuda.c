@@ -14,6 +14,11 @@ CUresult cuInit(unsigned int flags) {
     return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
+CUresult cuDriverGetVersion(int *version) {
+    *version = 12080;
+    return CUDA_SUCCESS;
+}
+
 CUresult cuDeviceGetCount(int *count) {
     if (!started) return CUDA_ERROR_NOT_INITIALIZED;
     *count = 1;
