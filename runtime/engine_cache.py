@@ -25,7 +25,7 @@ from runtime.engine_build import BATCH_SIZES, Engine, profile_sizes
 from runtime.engine_file import EngineBuild, EngineFile, engine_file_from_json
 from runtime.errors import BundleError, DeviceError, EngineError, ExportError
 from runtime.files import folder_atomically, json_text, sha256_of_bytes
-from runtime.remote_end import cache_folder, forget_old
+from runtime.remote_end import RefusedError, cache_folder, forget_old
 from runtime.tensorrt_library import RTX, tensorrt_module
 
 BUILD_VERSION = 1  # raised where the same request is built in another way
@@ -75,7 +75,11 @@ class WantedEngine:
 
     @property
     def folder(self) -> Path:
-        return cache_folder("engines") / self.key
+        """Return where it is kept. Raises OSError where nothing can be."""
+        try:
+            return cache_folder("engines")[0] / self.key
+        except RefusedError as error:
+            raise OSError(error.message) from None
 
     @property
     def announcement(self) -> str:
