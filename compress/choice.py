@@ -21,7 +21,8 @@ class Candidate:
     """An exported file on a device. accuracy, low, high: a share with its 95 % interval; parity: whether it passed.
 
     format: of the file, and the engine where it is not the format's own. energy_mj: millijoules of one call, by the
-    counter that counted them. limits: what the device allows, with the least accuracy of this student by them.
+    counter that counted them. latency_note: what makes its latency less than it seems, such as UNSTABLE. limits: what
+    the device allows, with the least accuracy of this student by them.
     """
 
     recipe: str
@@ -37,6 +38,7 @@ class Candidate:
     size_bytes: int
     parity: bool
     energy_mj: Mapping[str, float] = field(default_factory=dict)
+    latency_note: str = ""
     limits_missed: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     accuracy_floor: float | None = None
@@ -197,6 +199,7 @@ def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
         size_bytes=row["size_bytes"],
         parity=row["parity"] == "passed",
         energy_mj=row.get("energy_mj") or {},
+        latency_note=(row.get("latency_note") or "").strip(),
         limits_missed=tuple(row.get("limits_missed") or ()),
         limits=row.get("limits") or {},
         accuracy_floor=row.get("accuracy_floor"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from compress.units import count, millijoules, milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
 from runtime.latency import decode_samples
+from runtime.machine_text import machine_facts
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first, outputs)],
         analysis=analysis_section(first, tuple(first.artifacts), outputs),
         provenance=_provenance(first),
-        machine=_flatten(bench["environment"]) if bench else [],
+        machine=_machine(bench) if bench else [],
         description=without_places(first.plan.recipe.description),
         recipe_text=_recipe_text(first),
     )
@@ -200,6 +201,13 @@ def _provenance(run: VariantRun) -> list[tuple[str, str]]:
     rows = {"train": run.dataset.train, "validation": run.dataset.validation, "test": run.dataset.test}
     found.append(("rows", ", ".join(f"{name} {len(split):,}" for name, split in rows.items())))
     return [*found, *versions().items()]
+
+
+def _machine(bench: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is recorded of the machine, its state before and after, and its energy where it has a counter."""
+    facts = machine_facts(bench)
+    del facts["machine"]  # what is recorded says it in full
+    return [*_flatten(bench["environment"]), *facts.items(), *(("note", note) for note in bench["notes"])]
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

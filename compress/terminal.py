@@ -16,6 +16,7 @@ from rich.text import Text
 
 from compress.units import count, duration, millijoules, milliseconds, size
 from runtime.display import throughput
+from runtime.machine_text import board_facts
 
 if TYPE_CHECKING:
     from compress.analysis.command import VariantAnalysis
@@ -437,7 +438,7 @@ def print_target_benches(
         click.echo(json.dumps(results, indent=2))
         return
     table = _table("target", "format", "engine", "threads", "batch", "size", "p50", "p90", "p99", "limits")
-    notes = []
+    notes, facts = [], []
     for name, by_format in results.items():
         for form, result in by_format.items():
             engine, latency = result["engine"], result["latency"]
@@ -456,10 +457,13 @@ def print_target_benches(
                 "MISSED" if missed[name, form] else "",
             )
             notes += [f"{name}, {form}: {note}" for note in result["notes"]]
+            facts += [f"{name}, {form}: {what}: {fact}" for what, fact in board_facts(result).items()]
             if result.get("scenario", "single") != "single":
                 notes.insert(0, f"{name}, {form}: {throughput(result)}")
     console = _console(stderr=False)
     console.print(table)
+    for fact in facts:
+        console.print(fact, soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)
 
@@ -521,7 +525,7 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
             each.target,
             names[each],
             size(each.size_bytes),
-            milliseconds(each.p50_ms),
+            f"{milliseconds(each.p50_ms)} {each.latency_note}".rstrip(),
             milliseconds(each.p90_ms),
             *joules,
             f"{100 * each.accuracy:.2f} %",

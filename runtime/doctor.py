@@ -31,6 +31,7 @@ _ENGINES = {
 _OF_A_GPU = ("tensorrt", "tensorrt_rtx")
 # Formats that other engines than ONNX Runtime run: `runtime.runners.RUNNERS`, which needs numpy.
 _NOT_ONNX = "tensorrt"
+_RAPL = "/sys/class/powercap"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def examine(bundle: Path | None = None, formats: Sequence[str] = (), engine: str
     if not any(each.usable and (has_gpu or name not in _OF_A_GPU) for name, each in engines.items()):
         findings.append(Finding("an engine", False, "none of these", _pip("onnxruntime"), needed=True))
     findings += _providers(engines["onnxruntime"])
-    findings += [_custom_ops(), *_power()]
+    findings += [_custom_ops(), *power_findings()]
     if bundle is not None and engine in (None, "onnxruntime"):
         findings += _formats(bundle, formats, engines["onnxruntime"])
     return findings
@@ -123,15 +124,27 @@ def _custom_ops() -> Finding:
         return Finding(what, False, error.message, "Build them for this device: runtime/ops/README.md.")
 
 
-def _power() -> Iterator[Finding]:
-    from runtime.board import power_mode, read_counters
+def power_findings() -> list[Finding]:
+    """Return what the device says of power: its mode, its GPUs, its counters of energy, its rails."""
+    from runtime.board import power_mode, read_rails
+    from runtime.energy import read_counters
+    from runtime.nvml import read_gpus
+    from runtime.tegrastats import read_tegrastats
 
+    findings = []
     if (mode := power_mode()) is not None:
-        yield Finding("power mode", True, mode)
+        findings.append(Finding("power mode", True, mode))
+    for gpu in read_gpus() or ():
+        findings.append(Finding("gpu", True, f"{gpu.get('name', 'unnamed')}, driver {gpu.get('driver', 'unknown')}"))
     counters = read_counters()
-    remedy = "Linux lets only root read RAPL: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
-    unreadable = any(Path("/sys/class/powercap").glob("intel-rapl:*")) and not counters
-    yield Finding("counters of energy", bool(counters), ", ".join(counters) or "none", remedy if unreadable else "")
+    unreadable = any(Path(_RAPL).glob("intel-rapl:*")) and not any(name.startswith("RAPL") for name in counters)
+    remedy = f"Linux lets only root read RAPL: sudo chmod a+r {_RAPL}/intel-rapl:*/energy_uj"
+    findings.append(Finding("counters of energy", bool(counters), ", ".join(counters) or "none"))
+    if unreadable:
+        findings.append(Finding("counters of RAPL", False, "not readable", remedy))
+    if rails := read_rails() or (read_tegrastats() or {}).get("rails_mw"):
+        findings.append(Finding("power of rails", True, f"{', '.join(rails)} (power, which is no energy)"))
+    return findings
 
 
 def _formats(bundle: Path, formats: Sequence[str], engine: Finding) -> Iterator[Finding]:

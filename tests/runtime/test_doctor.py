@@ -10,6 +10,7 @@ from runtime.__main__ import main
 from runtime.bundle import write_checksums
 from runtime.cuda import CudaDevice
 from runtime.doctor import examine, findings_text
+from runtime.energy import read_counters
 
 
 @pytest.fixture
@@ -112,6 +113,20 @@ def test_formats_that_an_old_engine_cannot_read(engines, write_bundle, build_mod
     assert not any(each.what.startswith("format") for each in examine(folder, engine="openvino"))
     engines(numpy="2.0", onnxruntime="1.17.0")
     assert found(folder)["format onnx"].remedy.endswith("'onnxruntime>=1.18'")
+
+
+def test_what_it_says_of_power(engines, command, tmp_path, monkeypatch):
+    engines(numpy="2.0")
+    monkeypatch.setattr("runtime.doctor._RAPL", str(tmp_path))
+    assert found()["counters of energy"].usable is bool(read_counters())
+    assert not {"power mode", "power of rails", "gpu"} & set(found())
+    (tmp_path / "intel-rapl:0").mkdir()
+    if not any(name.startswith("RAPL") for name in read_counters()):
+        assert found()["counters of RAPL"].remedy.endswith(f"sudo chmod a+r {tmp_path}/intel-rapl:*/energy_uj")
+    command("nvpmodel", "NV Power Mode: 15W")
+    command("tegrastats", "RAM 1/2MB CPU [1%@2] VDD_IN 4093mW/4463mW VDD_SOC 1mW/1mW")
+    assert found()["power mode"].found == "15W"
+    assert "VDD_IN, VDD_SOC" in found()["power of rails"].found
 
 
 def test_the_command(bundle_folder, tmp_path, capsys):
