@@ -187,8 +187,7 @@ def test_the_same_results_give_the_same_page(project: Any, source: str) -> None:
 # Other recipes
 
 
-def test_energy_stands_in_the_table_by_its_counter(project: Any, page: Page) -> None:
-    assert not any("energy" in cell for cells in page.cells for cell in cells)
+def test_energy_stands_in_the_table_by_its_counter(project: Any) -> None:
     file = project.results / "bench.onnx.local.json"
     counted = {"counter": "RAPL <package-0>", "joules": 1.5, "calls": 1000, "mj_per_call": 1.5}
     why = "UNSTABLE: the board was held back: <heat>"
