@@ -36,11 +36,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class KeptEngine:
-    """An engine that fits this machine, its description, and where it came from."""
+    """An engine that fits this machine, its description, where it came from, and the folder that keeps it."""
 
     plan: bytes
     description: EngineFile
     build: EngineBuild
+    folder: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class WantedEngine:
             return None
         with contextlib.suppress(OSError):
             os.utime(self.folder)
-        return KeptEngine(plan, description, EngineBuild(True, seconds, self.key))
+        return KeptEngine(plan, description, EngineBuild(True, seconds, self.key), self.folder)
 
     def built(self, say: Say) -> KeptEngine:
         """Build the engine and keep it. Raises EngineError with what TensorRT reported, UsageError, BundleError."""
@@ -123,10 +124,11 @@ class WantedEngine:
             self._keep(engine, description, seconds)
         except OSError as error:
             say(f"note: the engine is not kept for the next time: {error.strerror or error}")
-        return KeptEngine(engine.plan, description, EngineBuild(False, seconds, self.key))
+        return KeptEngine(engine.plan, description, EngineBuild(False, seconds, self.key), self.folder)
 
     def _keep(self, engine: Engine, description: EngineFile, seconds: float) -> None:
         folder = self.folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
         forget_old(*folder.parent.iterdir())
         with folder_atomically(folder) as beside:
             (beside / PLAN).write_bytes(engine.plan)

@@ -126,6 +126,7 @@ def main() -> int:
         hello = link.receive()[0]
         try:
             store = cache_folder("files")
+            store.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=store.parent))
             link.inbox = folder / "inbox"
             link.inbox.mkdir()
@@ -166,11 +167,9 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
 
 
 def cache_folder(name: str) -> Path:
-    """Return a folder of the user's cache that is edgefold's, made where it is not there."""
+    """Return a folder of edgefold's in the user's cache, which may not be there yet."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(cache) / "edgefold" / name
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    return Path(cache) / "edgefold" / name
 
 
 def _device() -> dict[str, Any]:
