@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from runtime.arguments import ACCURACY_BATCH, choice_of, format_of, opened, parser
@@ -42,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def bench(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.bench_verb import bench_documents, loadgen_document
+    from runtime.files import check_output
 
-    _check_output(options.output)
+    check_output(options.output)
     if options.loadgen:
         under_loadgen = loadgen_document(options)
         _finish(under_loadgen, lambda: display.loadgen_text(under_loadgen), options)
@@ -56,10 +56,11 @@ def bench(options: argparse.Namespace) -> None:
 def accuracy(options: argparse.Namespace) -> None:
     from runtime import display
     from runtime.accuracy import evaluate, read_reference, reference_from_logits
+    from runtime.files import check_output
     from runtime.rows import read_rows
     from runtime.runners import open_runner
 
-    _check_output(options.output)
+    check_output(options.output)
     bundle = opened(options)
     if options.data is None and not bundle.samples_file:
         raise UsageError(
@@ -134,17 +135,6 @@ def _finish(document: dict[str, Any], text: Callable[[], str], options: argparse
     if output is not None:
         write_json(output, document)
         _progress(f"wrote {output}")
-
-
-def _check_output(output: Path | None) -> None:
-    """Refuse what cannot be written before the work and not after it."""
-    if output is None:
-        return
-    folder = output.parent
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder, expected a file name")
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"--output {output}: {folder} is not a folder that can be written to")
 
 
 def _progress(line: str) -> None:

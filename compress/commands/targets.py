@@ -14,7 +14,7 @@ from compress.targets import Target, find_target
 from compress.terminal import print_target_accuracies, print_target_benches, print_target_findings
 from runtime.bundle import open_bundle
 from runtime.errors import EdgefoldError, GateError, MissingExtraError
-from runtime.files import write_json
+from runtime.files import check_output, write_json
 
 Results = Mapping[str, Mapping[str, Any]]  # by target and format
 
@@ -32,6 +32,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure latency. Raises GateError where a target's limit is missed, after everything was printed."""
+    check_output(output)
     opened, targets = open_bundle(bundle), _targets(names, file, overrides)
 
     def work(name: str, target: Target) -> dict[str, dict[str, Any]]:
@@ -64,6 +65,7 @@ def accuracy(
     as_json: bool,
 ) -> None:
     """Evaluate the labelled rows of an .npz file, else the bundle's samples."""
+    check_output(output)
     opened, targets = open_bundle(bundle), _targets(names, file, overrides)
 
     def work(name: str, target: Target) -> dict[str, dict[str, Any]]:
@@ -111,11 +113,15 @@ def _split(outcomes: Mapping[str, Any]) -> tuple[dict[str, Any], list[EdgefoldEr
 
 def _finish(results: Results, errors: Sequence[EdgefoldError], output: Path | None) -> None:
     """Write what came; then raise the first error, naming the others, so that nothing measured is lost by it."""
+    failures = list(errors)
     if output is not None and results:
-        write_json(output, results)
-        _notify(f"wrote {output}")
-    if errors:
-        first, *others = errors
+        try:
+            write_json(output, results)
+            _notify(f"wrote {output}")
+        except EdgefoldError as error:
+            failures.append(error)
+    if failures:
+        first, *others = failures
         for each in others:
             _notify(f"error: {each}")
         raise first

@@ -36,4 +36,4 @@ class BuiltHereRunner(TensorRTRunner):
     def _remedy(self, batch: int | None = None) -> str:
         if batch:
             return f"Run it with --batch {batch}, and an engine for it is built."
-        return f"Remove {self._folder} and run it again: the engine is then built anew."
+        return f"Remove {self._folder} and run it again: the engine is then built anew." if self._folder else ""

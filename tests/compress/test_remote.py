@@ -8,14 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_in_tensorrt
 from ssh_server import SSHD, SshServer, ssh_server
+from waiting import processes_below, wait_until
 
 from compress import on_target, remote
 from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, on_all
@@ -59,21 +59,7 @@ def kept_files(server: SshServer) -> list[str]:
 
 def left_behind(server: SshServer) -> list[str]:
     """Return what a run left: its folder, and processes that stand in it or below the server's home."""
-    found = [str(path) for path in (server.home / "edgefold").glob("run-*")]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd").startswith(str(server.home)):
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.1)
-    return holds()
+    return [*map(str, (server.home / "edgefold").glob("run-*")), *processes_below(server.home)]
 
 
 def test_latency_and_accuracy_come_from_the_device(server: SshServer, target: Target, bundle: Bundle) -> None:
@@ -225,7 +211,7 @@ def test_a_link_that_is_cut_leaves_nothing_running(server: SshServer, target: Ta
     def cut(line: str) -> None:
         if "measuring" in line:
             cut_at.append(line)
-            assert any("edgefold-agent.pyz bench" in each for each in left_behind(server))
+            assert any(" agent bench " in each for each in left_behind(server))
             (device,) = remote._open
             device._process.send_signal(signal.SIGKILL)
 

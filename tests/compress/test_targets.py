@@ -8,8 +8,8 @@ import pytest
 
 from compress import on_target
 from compress.commands import targets as on_targets
+from compress.link import command_of
 from compress.on_target import accuracy_drop_points, formats_on, missed_limits
-from compress.remote import command_of
 from compress.targets import Limits, Target, find_target, read_targets
 from runtime.errors import MissingExtraError, RecipeError, UsageError
 

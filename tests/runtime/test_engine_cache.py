@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from stand_in_tensorrt import Calls, builder_and_runtime, cuda_runtime
 
-from runtime import engine_build, engine_cache, processes, tensorrt_library
+from runtime import engine_build, engine_cache, processes, remote_end, tensorrt_library
 from runtime.__main__ import main
 from runtime.bundle import Bundle, open_bundle, write_checksums
 from runtime.cuda import CudaDevice
@@ -172,8 +172,10 @@ def test_engines_that_nobody_asked_for_in_a_month_are_forgotten(calls: Calls, ma
 
 
 def test_a_cache_that_cannot_be_written_costs_the_next_time_only(
-    calls: Calls, machine: Machine, bundle: Bundle, tmp_path: Path
+    calls: Calls, machine: Machine, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(remote_end, "_TEMPORARY", ())
+    monkeypatch.delenv("TMPDIR", raising=False)
     (tmp_path / "cache").write_text("no folder")
     assert not machine.engine(bundle, module="tensorrt").build.cached
     assert not machine.engine(bundle, module="tensorrt").build.cached
