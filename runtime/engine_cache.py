@@ -36,11 +36,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class KeptEngine:
-    """An engine that fits this machine, its description, and where it came from."""
+    """An engine that fits this machine, its description, where it came from, and the folder that keeps it, if any."""
 
     plan: bytes
     description: EngineFile
     build: EngineBuild
+    folder: Path | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +92,10 @@ class WantedEngine:
         """Return the engine if it was built before and is as it was."""
         facts = self.facts
         try:
-            record = json.loads((self.folder / RECORD).read_bytes())
-            description = engine_file_from_json((self.folder / DESCRIPTION).read_bytes(), str(self.folder))
-            plan = (self.folder / PLAN).read_bytes()
+            folder = self.folder
+            record = json.loads((folder / RECORD).read_bytes())
+            description = engine_file_from_json((folder / DESCRIPTION).read_bytes(), str(folder))
+            plan = (folder / PLAN).read_bytes()
             fits = record["facts"] == facts and all(
                 getattr(description, name) == facts[name] for name in ("onnx_sha256", "module", "version")
             )
@@ -103,8 +105,8 @@ class WantedEngine:
         if not fits or sha256_of_bytes(plan) != description.plan_sha256:
             return None
         with contextlib.suppress(OSError):
-            os.utime(self.folder)
-        return KeptEngine(plan, description, EngineBuild(True, seconds, self.key))
+            os.utime(folder)
+        return KeptEngine(plan, description, EngineBuild(True, seconds, self.key), folder)
 
     def built(self, say: Say) -> KeptEngine:
         """Build the engine and keep it. Raises EngineError with what TensorRT reported, UsageError, BundleError."""
@@ -123,19 +125,21 @@ class WantedEngine:
             raise EngineError(error.message, error.remedy) from error
         seconds = time.perf_counter() - start
         description = engine.describe(self.bundle.format(self.format).file)
+        folder = None
         try:
-            self._keep(engine, description, seconds)
+            folder = self._keep(engine, description, seconds)
         except OSError as error:
             say(f"note: the engine is not kept for the next time: {error.strerror or error}")
-        return KeptEngine(engine.plan, description, EngineBuild(False, seconds, self.key))
+        return KeptEngine(engine.plan, description, EngineBuild(False, seconds, self.key), folder)
 
-    def _keep(self, engine: Engine, description: EngineFile, seconds: float) -> None:
+    def _keep(self, engine: Engine, description: EngineFile, seconds: float) -> Path:
         folder = self.folder
         forget_old(*folder.parent.iterdir())
         with folder_atomically(folder) as beside:
             (beside / PLAN).write_bytes(engine.plan)
             (beside / DESCRIPTION).write_text(json_text(description.to_json()))
             (beside / RECORD).write_text(json_text({"facts": self.facts, "seconds": seconds}))
+        return folder
 
 
 def wanted_engine(bundle: Bundle, format: str, module: str | None, batch: int | None) -> WantedEngine:

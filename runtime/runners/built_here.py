@@ -30,8 +30,10 @@ class BuiltHereRunner(TensorRTRunner):
 
     def _read_engine(self) -> tuple[bytes, EngineFile]:
         kept = engine_here(self.bundle, self.format, self.choice.tensorrt_module, self._batch, self._say)
-        self.engine_build = kept.build
+        self.engine_build, self._folder = kept.build, kept.folder
         return kept.plan, kept.description
 
     def _remedy(self, batch: int | None = None) -> str:
-        return f"Run it with --batch {batch}, and an engine for it is built." if batch else ""
+        if batch:
+            return f"Run it with --batch {batch}, and an engine for it is built."
+        return f"Remove {self._folder} and run it again: the engine is then built anew." if self._folder else ""

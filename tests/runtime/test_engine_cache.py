@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,6 +207,15 @@ def test_a_format_runs_on_an_engine_of_it(calls: Calls, machine: Machine, bundle
         assert runner.engine_build.cached
     # The GPU runs a batch of 9 in the profile that is tuned for it.
     assert builds(calls) == ["build [[1, 8, 8], [1, 1, 1]]", "build [[1, 8, 9], [9, 9, 9]]"]
+
+
+def test_an_engine_that_does_not_load_says_where_it_is_kept(calls: Calls, machine: Machine, bundle: Bundle) -> None:
+    key = machine.engine(bundle, module="tensorrt").build.key
+    refusing = SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+    sys.modules["tensorrt"].Runtime = lambda log: refusing  # type: ignore[attr-defined]
+    with pytest.raises(EngineError, match="cannot load it: it gave no reason") as caught:
+        open_runner(bundle, "onnx", choice=TENSORRT)
+    assert caught.value.remedy.startswith(f"Remove {machine.engines / key} and run it again")
 
 
 def test_results_say_what_building_took_and_all_rows_are_run(
