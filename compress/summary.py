@@ -188,9 +188,14 @@ def _device_row(group: Sequence[VariantRun], stage: StagePlan, bundle: Bundle, d
     accuracies = [run.result(accuracy_file(form, device)) for run in group]
     errors = [error for run in group if (error := run.device_errors.get(device.label))]
     incomplete = None in benches or None in accuracies
-    parities = [result["formats"].get(form) for run in group if (result := run.result("parity.json"))]
+    key = device.target.choice.key(form)
+    parities = [
+        result["formats"].get(key) or result["formats"].get(form)  # of the engine where it was proven here, or the file
+        for run in group
+        if (result := run.result("parity.json"))
+    ]
     return Row(
-        name=f"{stage.name} · {form}",
+        name=f"{stage.name} · {key}",
         what="export",
         agreement_with_teacher=_agreement(group, stage.name),
         **_of_stage(first, stage),
@@ -199,6 +204,7 @@ def _device_row(group: Sequence[VariantRun], stage: StagePlan, bundle: Bundle, d
         parity=_parity([parity for parity in parities if parity]),
         not_run=errors[0].message if errors and incomplete else None,
         format=form,
+        engine=device.target.choice.label,
         target=device.label,
         limits=device.target.limits.model_dump(exclude_none=True),
         accuracy_floor=_accuracy_floor(device.target.limits, accuracies),

@@ -6,6 +6,7 @@ pi4:
   python: /home/pi/venv/bin/python
   threads: 4
   limits: {p90_ms: 5, size_kb: 300, accuracy_drop_points: 0.5}
+orin: {host: orin, engine: tensorrt}
 phone: {serial: emulator-5554}     # over Android's debug bridge
 """
 
@@ -16,10 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, RootModel, ValidationError, model_validator
 
+from compress.engine_options import EngineOptions
 from compress.kinds import Name, Spec
 from compress.recipe_report import did_you_mean, problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
 from runtime.errors import RecipeError, UsageError
+from runtime.runners import runs_on
+from runtime.runners.choice import DEFAULT
 
 DEFAULT_FILE = Path("targets.yaml")
 LOCAL = "local"
@@ -41,7 +45,7 @@ class Limits(Spec):
         return self.model_copy(update={name: None})
 
 
-class Target(Spec):
+class Target(EngineOptions):
     """A device, how it is reached, and how it runs a model.
 
     host: for ssh, with user and port where the user's own configuration does not say them; ssh_config: a file that
@@ -64,6 +68,10 @@ class Target(Spec):
     power_mode: Annotated[str, Field(min_length=1)] | None = None
     time_limit_s: float = Field(900.0, gt=0, le=86_400)
     limits: Limits = Limits()
+
+    def runs(self, format: str) -> bool:
+        """Return whether the engine that is named runs a format; without one each runs on its own."""
+        return self.choice == DEFAULT or runs_on(format, self.choice)
 
     @model_validator(mode="after")
     def _reached_one_way(self) -> Target:

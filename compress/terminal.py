@@ -464,6 +464,14 @@ def print_target_benches(
         console.print(f"note: {note}", soft_wrap=True)
 
 
+def _unlike_this_machine(agreement: Mapping[str, Any] | None) -> str:
+    if agreement is None:
+        return "not compared"
+    differing = agreement["differing_row_ids"]
+    shown = ", ".join(map(str, differing[:5])) + (", ..." if len(differing) > 5 else "")
+    return f"{len(differing)} (row ids {shown})" if differing else "0"
+
+
 def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]]], as_json: bool) -> None:
     """Show accuracy by target and format, and on how many rows the device is of this machine's opinion."""
     if as_json:
@@ -473,8 +481,6 @@ def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]
     for name, by_format in results.items():
         for form, result in by_format.items():
             low, high = result["interval_95"]
-            differing = result["host_agreement"]["differing_row_ids"]
-            shown = ", ".join(map(str, differing[:5])) + (", ..." if len(differing) > 5 else "")
             table.add_row(
                 name,
                 form,
@@ -483,7 +489,7 @@ def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]
                 f"{result['correct']:,}",
                 f"{100 * result['accuracy']:.2f} %",
                 f"{100 * low:.2f} – {100 * high:.2f}",
-                f"{len(differing)} (row ids {shown})" if differing else "0",
+                _unlike_this_machine(result.get("host_agreement")),
             )
     _console(stderr=False).print(table)
 

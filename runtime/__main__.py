@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runtime.arguments import choice_of, format_of, opened, parser
+from runtime.arguments import ACCURACY_BATCH, choice_of, format_of, opened, parser
 from runtime.errors import EdgefoldError, UsageError
 
 INTERRUPTED = 130
@@ -70,12 +70,13 @@ def accuracy(options: argparse.Namespace) -> None:
     rows = bundle.samples() if options.data is None else read_rows(options.data)
     rows = rows if options.limit is None else rows.first(options.limit)
     reference = reference_from_logits(rows) if options.reference is None else read_reference(options.reference)
-    with open_runner(bundle, format_of(bundle, options), options.threads, choice_of(options)) as runner:
+    form, choice = format_of(bundle, options), choice_of(options)
+    with open_runner(bundle, form, options.threads, choice, batch=options.batch, say=_progress) as runner:
         _note(runner.notes)
         result = evaluate(
             runner,
             rows,
-            batch=options.batch,
+            batch=options.batch or ACCURACY_BATCH,
             reference=reference,
             origin=str(options.data or "samples"),
             progress=_progress,
@@ -99,7 +100,8 @@ def classify(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     featuriser_of(bundle)  # or it is refused before texts are waited for
     texts = [text for given in options.texts for text in (_lines_of_stdin() if given == "-" else [given])]
-    with open_runner(bundle, format_of(bundle, options), options.threads, choice_of(options)) as runner:
+    form, choice = format_of(bundle, options), choice_of(options)
+    with open_runner(bundle, form, options.threads, choice, say=_progress) as runner:
         _note(runner.notes)
         classified = classify(runner, texts)
     _finish(document_of(runner, classified), lambda: display.classified_text(classified), options)
@@ -115,7 +117,7 @@ def ops(options: argparse.Namespace) -> None:
 def doctor(options: argparse.Namespace) -> None:
     from runtime.doctor import document_of, examine, findings_text
 
-    findings = examine(options.bundle, tuple(options.format or ()))
+    findings = examine(options.bundle, tuple(options.format or ()), options.engine)
     _finish(document_of(findings), lambda: findings_text(findings), options)
 
 

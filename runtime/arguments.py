@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runtime.runners.choice import EngineChoice
 
 DEFAULT_FORMAT = "onnx"
+ACCURACY_BATCH = 256
 _OR_A_FILE = "the bundle folder, which holds manifest.json, or the ONNX file of any classifier"
 
 
@@ -43,7 +44,7 @@ def _add_bench(verbs: Any) -> None:
         "  python -m runtime bench mine.onnx --shape input=1x3x224x224",
         target=_OR_A_FILE,
     )
-    _add_engine_options(verb, batch=None, several=True)
+    _add_engine_options(verb, usual_batch=1, several=True)
     verb.add_argument(
         "--scenario",
         choices=("single", "offline", "server"),
@@ -85,7 +86,7 @@ def _add_accuracy(verbs: Any) -> None:
         "python -m runtime accuracy bundle --data rows.npz --output accuracy.json",
         target=_OR_A_FILE,
     )
-    _add_engine_options(verb, batch=256)
+    _add_engine_options(verb, usual_batch=ACCURACY_BATCH)
     verb.add_argument(
         "--data",
         type=Path,
@@ -149,6 +150,7 @@ def _add_doctor(verbs: Any) -> None:
     )
     verb.add_argument("--bundle", type=Path, metavar="BUNDLE", help="a bundle folder, whose formats are looked at")
     verb.add_argument("--format", action="append", help="one of these formats alone; may be repeated")
+    verb.add_argument("--engine", metavar="NAME", help="the engine that is to be used, which then has to be here")
     _add_output_options(verb, "doctor.json")
 
 
@@ -189,7 +191,10 @@ def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = Fa
     )
     # Names are checked where they are used (runtime.runners.choice), so that help needs no numpy.
     verb.add_argument(
-        "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine"
+        "--engine",
+        metavar="NAME",
+        help="onnxruntime, openvino, tensorrt or tensorrt_rtx, in the place of the format's own engine; of the last "
+        "two an engine is built here and kept (tensorrt: the first of the two that can)",
     )
     verb.add_argument(
         "--provider",
@@ -200,7 +205,7 @@ def _add_format_and_threads(verb: argparse.ArgumentParser, *, several: bool = Fa
     verb.add_argument("--precision", metavar="NAME", help="what OpenVINO computes in: fp32 (default) or bf16")
 
 
-def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int | None, several: bool = False) -> None:
+def _add_engine_options(verb: argparse.ArgumentParser, *, usual_batch: int, several: bool = False) -> None:
     _add_format_and_threads(verb, several=several)
     verb.add_argument(
         "--shape",
@@ -215,9 +220,7 @@ def _add_engine_options(verb: argparse.ArgumentParser, *, batch: int | None, sev
         metavar="MIB",
         help="of an ONNX file: the largest that is read (default: %(default)s, the most that ONNX can hold)",
     )
-    verb.add_argument(
-        "--batch", type=_positive, default=batch, metavar="N", help=f"rows per call (default: {batch or 1})"
-    )
+    verb.add_argument("--batch", type=_positive, metavar="N", help=f"rows per call (default: {usual_batch})")
 
 
 def _add_output_options(verb: argparse.ArgumentParser, file: str | None) -> None:

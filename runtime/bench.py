@@ -26,6 +26,7 @@ from runtime.device import (
     read_load,
     usable_cores,
 )
+from runtime.engine_file import EngineBuild
 from runtime.errors import EngineError, UsageError
 from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up
@@ -107,7 +108,8 @@ class BenchResult:
 
     `identity` says of which model it is, for the document. The board is asked before the warm-up and after the last
     call: that takes longer than the warm caches last. scenario: `single` and `offline` differ in what their batch and
-    their throughput mean; of `server` the samples are the queries at the largest rate that was held.
+    their throughput mean; of `server` the samples are the queries at the largest rate that was held. engine_build: of
+    an engine that is built where it runs; building is no part of the cold start.
     """
 
     bundle: str
@@ -133,6 +135,7 @@ class BenchResult:
     samples_ns: np.ndarray
     scenario: str = SINGLE
     server: ServerResult | None = None
+    engine_build: EngineBuild | None = None
 
     @property
     def throughput_rows_per_s(self) -> float:
@@ -158,6 +161,7 @@ class BenchResult:
             **({"server": self.server.to_json()} if self.server else {}),
             "quick": self.quick,
             "seconds": self.seconds,
+            **({"engine_build": self.engine_build.to_json()} if self.engine_build else {}),
             "cold_start": self.cold_start.to_json(),
             "warm_up": self.warm_up.to_json(),
             "latency": self.latency.to_json(),
@@ -196,7 +200,7 @@ def benchmark(
     say = progress or (lambda line: None)
     samples = bundle.samples() if rows is None else rows
     board_before = read_board()
-    with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
+    with open_runner(bundle, format, threads, choice, on_gpu=on_gpu, batch=batch, say=say) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         runner_record = EngineRecord(
             runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
@@ -255,6 +259,7 @@ def benchmark(
         samples_ns=samples_ns,
         scenario=scenario,
         server=served,
+        engine_build=runner.engine_build,
     )
 
 

@@ -58,6 +58,7 @@ def bench_documents(options: argparse.Namespace, say: Callable[[str], None]) -> 
         rows = read_rows(options.data)
         check_rows(rows, bundle, str(options.data))
     if plan.processes > 1 or len(formats) > 1:
+        _say_what_is_built(options, bundle, formats, say)
         return measured_in_turn([_candidate(options, each) for each in formats], plan, say=say)
     result = benchmark(
         bundle,
@@ -73,6 +74,24 @@ def bench_documents(options: argparse.Namespace, say: Callable[[str], None]) -> 
         server=_server_plan(options, plan.seconds),
     )
     return [result.to_json()]
+
+
+def _say_what_is_built(
+    options: argparse.Namespace, bundle: Bundle, formats: list[str], say: Callable[[str], None]
+) -> None:
+    """Say which engines the first process has to build, which takes its time and prints nothing here."""
+    from runtime.runners import runs_on
+
+    choice = choice_of(options)
+    if not choice.builds:
+        return
+    from runtime.engine_cache import wanted_engine
+
+    for each in formats:
+        if runs_on(each, choice):  # else the process itself says why not
+            wanted = wanted_engine(bundle, each, choice.tensorrt_module, options.batch)
+            if wanted.kept() is None:
+                say(wanted.announcement)
 
 
 def _of_scenario(options: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +130,7 @@ def _candidate(options: argparse.Namespace, format: str) -> Candidate:
     from runtime.processes import Candidate
 
     words = [f"--format={format}", f"--threads={options.threads}", f"--batch={options.batch}"]
-    words += [f"--{name}={value}" for name, value in choice_of(options).to_json().items()]
+    words += choice_of(options).arguments
     words += [f"--shape={shape}" for shape in options.shape or ()]
     words += [f"--max-size={options.max_size}"]
     words += [f"--data={options.data.resolve()}"] if options.data is not None else []

@@ -6,9 +6,14 @@ TensorRT ends the process where there is no device, so whoever wants it looks he
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+# NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.10  Release Build ...
+_KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+_VERSION = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
 _LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 # CUdevice_attribute of the driver's cuda.h.
 _MAJOR, _MINOR = 75, 76
@@ -29,6 +34,21 @@ def cuda_devices() -> tuple[CudaDevice, ...]:
     if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
     return tuple(_device(driver, index) for index in range(count.value))
+
+
+def driver_version() -> str | None:
+    """Return the version of the driver: that of Linux's kernel module (`570.86.10`) or, where the kernel does not say
+    it, the CUDA version that the driver serves (`CUDA 12.8`). None without a driver.
+    """
+    try:
+        if found := _VERSION.search(_KERNEL_MODULE.read_text(errors="replace")):
+            return found[1]
+    except OSError:
+        pass
+    driver, version = _driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _driver() -> Any:

@@ -57,6 +57,8 @@ def bench_text(result: Mapping[str, Any]) -> str:
     facts["cold start"] = (
         f"load {milliseconds(cold['session_load_ms'])}, first call {milliseconds(cold['first_call_ms'])}"
     )
+    if "engine_build" in result:
+        facts["engine"] = built(result["engine_build"])
     peak = max((each.get("peak_resident_bytes", 0) for each in processes), default=0)
     if peak:
         facts["memory"] = f"{peak / 1e6:.1f} MB at most, with Python and the engine"
@@ -64,6 +66,12 @@ def bench_text(result: Mapping[str, Any]) -> str:
     facts |= _board(result)
     notes = [f"note: {note}" for note in result["notes"]]
     return "\n".join([title, "", *_columns(rows), "", *pairs(facts), *([""] if notes else []), *notes])
+
+
+def built(build: Mapping[str, Any]) -> str:
+    """Say where an engine comes from that is built where it runs."""
+    when = "by an earlier run" if build["cached"] else "now"
+    return f"built here {when} in {build['seconds']:.1f} s, kept as {build['key'][:12]}"
 
 
 def loadgen_text(result: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ RESULT = "result.json"
 _MODULES = ("numpy", "onnxruntime", "openvino", "tensorrt")
 _OF_32_BITS = {"x86_64": "i686", "aarch64": "armv7l", "armv8l": "armv7l"}
 _SILENT_S = 60.0  # without a sign of life from the other end
-_KEPT_DAYS = 30  # of a file that no run asked for
+_KEPT_DAYS = 30  # of what no run asked for
 _SPARE_BYTES = 16 << 20  # beside the files, for results
 _UNPACKED = "agent"  # the folder of its modules
 _TEMPORARY = ("/data/local/tmp", "/tmp")  # Android's, then every other Unix's
@@ -130,7 +130,7 @@ def main() -> int:
     try:
         hello = link.receive()[0]
         try:
-            store, note = _store()
+            store, note = cache_folder("files")
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=store.parent))
             link.inbox = folder / "inbox"
             link.inbox.mkdir()
@@ -162,7 +162,7 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path, note: s
     _require_loadable(files, store)
     _lay_out(files, store, folder)
     _unpack(folder)
-    _forget_old(store)
+    forget_old(*store.iterdir(), *store.parent.glob("run-*"))  # such a folder is of a run whose end was killed
     link.send({"ready": True})
     while True:
         message, _ = link.receive()
@@ -172,14 +172,14 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path, note: s
         _run(link, folder, message["run"], message["limit_s"])
 
 
-def _store() -> tuple[Path, str]:
-    """Return the folder of files, and what the user has to know of it.
+def cache_folder(name: str) -> tuple[Path, str]:
+    """Return a folder for files of a kind, made where it is not there, and what the user has to know of it.
 
     It lies in the cache, or where there is none that can be written, as with Android's shell user, whose home is /, in
     the folder for temporary files. Other users write there too, so a folder that is not this user's alone is refused.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"))
-    path = cache / "edgefold" / "files"
+    path = cache / "edgefold" / name
     try:
         path.mkdir(parents=True, exist_ok=True)
         if os.access(path, os.W_OK):
@@ -195,8 +195,8 @@ def _store() -> tuple[Path, str]:
             own.mkdir(mode=0o700, exist_ok=True)
             about = own.lstat()
             if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022:
-                (own / "files").mkdir(exist_ok=True)
-                return own / "files", f"files are kept in {own}: {why}"
+                (own / name).mkdir(exist_ok=True)
+                return own / name, f"files are kept in {own}: {why}"
     raise RefusedError(f"no folder for files: {why}", "Set TMPDIR or XDG_CACHE_HOME there to one that can be written.")
 
 
@@ -299,10 +299,10 @@ def _unpack(folder: Path) -> None:
         archive.extractall(folder / _UNPACKED)
 
 
-def _forget_old(store: Path) -> None:
-    """Remove files that no run asked for, and folders of runs whose end was killed."""
+def forget_old(*paths: Path) -> None:
+    """Remove what was not asked for in 30 days."""
     oldest = time.time() - _KEPT_DAYS * 86_400
-    for path in (*store.iterdir(), *store.parent.glob("run-*")):
+    for path in paths:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

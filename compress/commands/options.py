@@ -54,7 +54,9 @@ def engine_options(function: Function) -> Function:
             "coreml, qnn; refused where it would fall back to the CPU.",
         ),
         click.option(
-            "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine."
+            "--engine", metavar="NAME",
+            help="onnxruntime, openvino, tensorrt or tensorrt_rtx, in the place of the format's own engine; of the "
+            "last two an engine is built where it runs, and kept there.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -82,9 +84,12 @@ def format_arguments(options: dict[str, Any]) -> list[Any]:
     return ["--format", options["format_name"]] if options["format_name"] else []
 
 
+def engine_given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
+
+
 def engine_arguments(options: dict[str, Any]) -> list[Any]:
-    given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
-    return [part for name, value in given.items() for part in (f"--{name}", value)]
+    return [part for name, value in engine_given(options).items() for part in (f"--{name}", value)]
 
 
 target_option = click.option(

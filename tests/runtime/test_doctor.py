@@ -5,8 +5,10 @@ import types
 
 import pytest
 
+from runtime import doctor
 from runtime.__main__ import main
 from runtime.bundle import write_checksums
+from runtime.cuda import CudaDevice
 from runtime.doctor import examine, findings_text
 
 
@@ -16,7 +18,7 @@ def engines(monkeypatch):
 
     def installed(**versions):
         find = importlib.util.find_spec
-        known = {"numpy", "onnxruntime", "openvino", "tensorrt"}
+        known = {"numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
         monkeypatch.setattr(
             importlib.util,
             "find_spec",
@@ -67,6 +69,30 @@ def test_an_engine_that_does_not_load_says_why(engines):
     assert finding.remedy.endswith("--force-reinstall onnxruntime")
 
 
+def test_an_engine_that_is_to_be_used_has_to_be_there(engines, monkeypatch):
+    gpu = CudaDevice("Orin", "sm87")
+    monkeypatch.setattr(doctor, "driver_version", lambda: "540.4.0")
+
+    def needed(engine, *devices):
+        monkeypatch.setattr(doctor, "cuda_devices", lambda: devices)
+        return {each.what: each for each in examine(engine=engine) if each.needed and not each.usable}
+
+    engines(numpy="2.0", onnxruntime="1.20.0")
+    assert needed(None) == {}
+    lacks = needed("tensorrt", gpu)
+    assert list(lacks) == ["tensorrt"]
+    assert lacks["tensorrt"].remedy == f"{sys.executable} -m pip install tensorrt"
+    assert needed("tensorrt_rtx", gpu)["tensorrt_rtx"].remedy.endswith("-m pip install tensorrt-rtx")
+    assert list(needed("openvino")) == ["openvino"]
+    engines(numpy="2.0", tensorrt_rtx="1.7.1")
+    assert needed("tensorrt", gpu) == {}  # it builds engines as well
+    assert found(None, (), "tensorrt")["a GPU of NVIDIA's"].found == "Orin (sm87), driver 540.4.0"
+    # Without a GPU TensorRT is no engine.
+    lacks = needed("tensorrt")
+    assert list(lacks) == ["a GPU of NVIDIA's", "an engine"]
+    assert lacks["a GPU of NVIDIA's"].found == "no CUDA device"
+
+
 def test_formats_that_an_old_engine_cannot_read(engines, write_bundle, build_model, tmp_path):
     newer = build_model(opset=22).SerializeToString()
     formats = {
@@ -83,6 +109,7 @@ def test_formats_that_an_old_engine_cannot_read(engines, write_bundle, build_mod
     assert findings["format bf16"].found == "onnxruntime 1.19.2 cannot read opset 22 (it reads up to 21)"
     assert findings["format bf16"].remedy == (f"{sys.executable} -m pip install 'onnxruntime>=1.21', or measure onnx")
     assert "format bf16" not in {each.what for each in examine(folder, ("onnx",))}
+    assert not any(each.what.startswith("format") for each in examine(folder, engine="openvino"))
     engines(numpy="2.0", onnxruntime="1.17.0")
     assert found(folder)["format onnx"].remedy.endswith("'onnxruntime>=1.18'")
 

@@ -24,19 +24,19 @@ def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_files_are_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert remote_end._store() == (tmp_path / "edgefold" / "files", "")
+    assert remote_end.cache_folder("files") == (tmp_path / "edgefold" / "files", "")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert remote_end._store() == (tmp_path / "home" / ".cache" / "edgefold" / "files", "")
+    assert remote_end.cache_folder("files") == (tmp_path / "home" / ".cache" / "edgefold" / "files", "")
 
 
 def test_without_a_home_they_are_kept_among_temporary_files(no_home: Path) -> None:
-    store, note = remote_end._store()
+    store, note = remote_end.cache_folder("files")
     own = no_home / f"edgefold-{os.geteuid()}"
     assert store == own / "files"
     assert note == f"files are kept in {own}: /proc/.cache cannot be made or written: No such file or directory"
     assert own.stat().st_mode & 0o777 == 0o700
-    assert remote_end._store() == (store, note)  # the second time it is there
+    assert remote_end.cache_folder("files") == (store, note)  # the second time it is there
 
 
 def test_androids_folder_is_taken_where_tmpdir_is_not_set(
@@ -44,7 +44,7 @@ def test_androids_folder_is_taken_where_tmpdir_is_not_set(
 ) -> None:
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setattr(remote_end, "_TEMPORARY", (str(tmp_path / "none"), str(tmp_path)))
-    assert remote_end._store()[0] == tmp_path / f"edgefold-{os.geteuid()}" / "files"
+    assert remote_end.cache_folder("files")[0] == tmp_path / f"edgefold-{os.geteuid()}" / "files"
 
 
 @pytest.mark.parametrize("how", ["others may write", "a link", "a file"])
@@ -59,7 +59,7 @@ def test_a_folder_that_others_may_have_made_is_refused(no_home: Path, how: str) 
     else:
         own.touch()
     with pytest.raises(RefusedError, match=r"no folder for files: /proc/\.cache cannot be made or written") as caught:
-        remote_end._store()
+        remote_end.cache_folder("files")
     assert caught.value.remedy == "Set TMPDIR or XDG_CACHE_HOME there to one that can be written."
 
 
