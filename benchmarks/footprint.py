@@ -2,7 +2,8 @@
 
     python benchmarks/footprint.py BUNDLE [--rounds 15] [--output benchmarks/results/footprint.json]
 
-Programs, each in fresh processes, all of them in turn; medians of wall time and of peak resident memory:
+Programs, each in fresh processes, all of them in turn; medians of wall time, of processor time (which a busy machine
+changes little) and of peak resident memory:
 
 - nothing: an interpreter that does nothing.
 - onnxruntime: imports numpy and onnxruntime.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -89,7 +91,7 @@ def main() -> None:
             ],
             "file": ["-c", AGENT.format(agent=str(file), bundle=str(bundle.path))],
         }
-        figures: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+        figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in programs}
         for number in range(-1, options.rounds):
             for name in sorted(programs, reverse=bool(number % 2)):
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -98,32 +100,37 @@ def main() -> None:
                     figures[name].append(taken)
         medians = {name: np.median(np.array(each), axis=0).tolist() for name, each in figures.items()}
         size = file.stat().st_size
-    for name, (milliseconds, megabytes) in medians.items():
-        print(f"{name:12} {milliseconds:7.1f} ms {megabytes:7.1f} MB")
+    for name, (wall_ms, processor_ms, megabytes) in medians.items():
+        print(f"{name:12} {wall_ms:7.1f} ms {processor_ms:7.1f} ms of a processor {megabytes:7.1f} MB")
     print(f"edgefold-agent.pyz {size:,} bytes")
     if options.output:
         result = {
             "bundle": bundle.name,
             "rounds": options.rounds,
-            "wall_ms": {name: milliseconds for name, (milliseconds, _) in medians.items()},
-            "peak_resident_mb": {name: megabytes for name, (_, megabytes) in medians.items()},
+            **{
+                key: {name: each[place] for name, each in medians.items()}
+                for place, key in enumerate(("wall_ms", "processor_ms", "peak_resident_mb"))
+            },
             "agent_bytes": size,
             "environment": read_environment().to_json(),
         }
         write_json(options.output, result)
 
 
-def run(arguments: list[str], folder: Path) -> tuple[float, float]:
-    """Run Python; return its wall time in ms and its peak resident memory in MB."""
+def run(arguments: list[str], folder: Path) -> tuple[float, float, float]:
+    """Run Python; return its wall time and its processor time in ms, and its peak resident memory in MB."""
     option, program = arguments
     # A container that keeps Python from writing what it compiled is no device.
     left_out = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     command = [sys.executable, option, f"{program}\n{PEAK}"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, env=environment, check=True)
     taken = time.perf_counter() - started
-    return 1000 * taken, int((folder / "peak").read_text()) / 1e3
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return 1000 * taken, 1000 * processor, int((folder / "peak").read_text()) / 1e3
 
 
 if __name__ == "__main__":
