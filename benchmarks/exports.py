@@ -36,7 +36,7 @@ from export.parity import GATES, Gate, compare
 from export.to_bf16 import bf16_from_onnx, widened_from_bf16
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
-from export.to_tensorrt import engine_from_onnx
+from runtime.engine_build import engine_from_onnx
 from runtime.errors import ExportError
 
 GPUS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from compress.models import MODELS, parameter_count
-from export.to_tensorrt import engine_from_onnx
+from runtime.engine_build import engine_from_onnx
 
 ROOT = Path(__file__).parents[1] / "tests"
 TESTS = ROOT / "compress" / "models"

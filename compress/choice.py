@@ -10,21 +10,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.units import milliseconds, size
+from compress.units import millijoules, milliseconds, size
 from runtime.errors import UsageError
 
 LOCAL = "local"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """An exported file on a device. accuracy, low, high: a share with its 95 % interval; parity: whether it passed.
 
-    limits: what the device allows, with the least accuracy of this student by them.
+    format: of the file, and the engine where it is not the format's own. energy_mj: millijoules of one call, by the
+    counter that counted them. latency_note: what makes its latency less than it seems, such as UNSTABLE. limits: what
+    the device allows, with the least accuracy of this student by them.
     """
 
     recipe: str
-    name: str
+    stage: str
     variant: str
     format: str
     target: str
@@ -35,14 +37,16 @@ class Candidate:
     p90_ms: float | None
     size_bytes: int
     parity: bool
+    energy_mj: Mapping[str, float] = field(default_factory=dict)
+    latency_note: str = ""
     limits_missed: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     accuracy_floor: float | None = None
 
     @property
-    def label(self) -> str:
-        variant = f" ({self.variant})" if self.variant else ""
-        return f"{self.recipe}: {self.name}{variant}"
+    def student(self) -> tuple[str, str, str]:
+        """Return what is equal for the files of one student."""
+        return self.recipe, self.stage, self.variant
 
     @property
     def sound(self) -> bool:
@@ -79,13 +83,49 @@ _LIMITS = {
 }
 
 
-def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return those that none on the same device beats: as accurate, as fast and as small, and better in one of them.
+def student_names(candidates: Sequence[Candidate]) -> dict[tuple[str, str, str], str]:
+    """Return what to call each student: only what tells it from the others, and never nothing."""
+    students = list(dict.fromkeys(each.student for each in candidates))
+    recipes, stages = ({student[i] for student in students} for i in (0, 1))
+    names = {}
+    for recipe, stage, variant in students:
+        parts = [recipe if len(recipes) > 1 else "", stage if len(stages) > 1 else "", variant]
+        names[recipe, stage, variant] = " · ".join(filter(None, parts)) or stage
+    return names
 
-    What failed parity or a limit beats none, and is none of them.
+
+def labels(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+    """Return the names of files: "wide · int8"."""
+    names = student_names(candidates)
+    return {each: f"{names[each.student]} · {each.format}" for each in candidates}
+
+
+def energy_counter(candidates: Sequence[Candidate]) -> str | None:
+    """Return the counter by which the energy of all of them is compared: the first that counted for each of them."""
+    if not candidates:
+        return None
+    shared = (name for name in candidates[0].energy_mj if all(name in each.energy_mj for each in candidates))
+    return next(shared, None)
+
+
+def front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return those that none on the same device beats: as accurate, fast, small and frugal, and better in one of them.
+
+    Energy counts where one counter of the device counted for all of them. What failed parity or a limit beats none, and
+    is none of them.
     """
-    sound = [each for each in candidates if each.sound]
-    return [each for each in sound if not any(_beats(other, each) for other in sound)]
+    best = []
+    for here in by_target(candidates).values():
+        sound = [each for each in here if each.sound]
+        costs = {each: _costs(each, energy_counter(sound)) for each in sound}
+        best += [each for each in sound if not any(_beats(costs[other], costs[each]) for other in sound)]
+    return best
+
+
+def by_target(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """Return what was measured on each device, in the order of the devices."""
+    targets = dict.fromkeys(each.target for each in candidates)
+    return {target: [each for each in candidates if each.target == target] for target in targets}
 
 
 def chosen(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -103,8 +143,8 @@ def chosen(candidates: Sequence[Candidate]) -> Candidate | None:
 def sentences(candidates: Sequence[Candidate]) -> list[str]:
     """Say for each device which student to ship, and why."""
     said = []
-    for target in dict.fromkeys(each.target for each in candidates):
-        here = [each for each in candidates if each.target == target]
+    names = labels(candidates)
+    for target, here in by_target(candidates).items():
         limits = limits_in_words(here[0].limits)
         pick = chosen(here)
         if pick is None:
@@ -113,18 +153,21 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
         best = max((each for each in here if each.sound), key=lambda each: each.accuracy)
         why = "the most accurate one"
         if pick is not best:
-            why = f"the fastest within the interval of the most accurate one, {best.label} ({_percent(best.accuracy)})"
+            why = f"the fastest within the interval of the most accurate one, {names[best]} ({_percent(best.accuracy)})"
         elif len(here) == 1:
             why = "the only one"
-        numbers = f"{_percent(pick.accuracy)}, {milliseconds(pick.p50_ms)} a call, {size(pick.size_bytes)}"
+        call = milliseconds(pick.p50_ms)
+        if counter := energy_counter(here):
+            call += f" and {millijoules(pick.energy_mj[counter])}"
+        numbers = f"{_percent(pick.accuracy)}, {call} a call, {size(pick.size_bytes)}"
         within = f", within its limits ({limits})" if limits else ""
-        said.append(f"On {target}: ship {pick.label}, {numbers}{within}; {why}.")
+        said.append(f"On {target}: ship {names[pick]}, {numbers}{within}; {why}.")
     return said
 
 
 def to_json(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    best = front(candidates)
-    rows = [{**asdict(each), "on_front": each in best} for each in candidates]
+    best, names = front(candidates), labels(candidates)
+    rows = [{"name": names[each], **asdict(each), "on_front": each in best} for each in candidates]
     return {"format_version": 1, "candidates": rows, "sentences": sentences(candidates)}
 
 
@@ -134,17 +177,19 @@ def to_csv(candidates: Sequence[Candidate]) -> str:
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
+        energy = "; ".join(f"{counter}: {each:g}" for counter, each in row["energy_mj"].items())
         words = {"limits_missed": "; ".join(row["limits_missed"]), "limits": limits_in_words(row["limits"])}
-        writer.writerow({**row, **words})
+        writer.writerow({**row, **words, "energy_mj": energy})
     return buffer.getvalue()
 
 
 def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
+    stage, _, form = row["name"].partition(" · ")
     return Candidate(
         recipe=recipe,
-        name=row["name"],
+        stage=stage,
         variant=row["variant"],
-        format=row["format"],
+        format=form,
         target=row.get("target") or LOCAL,
         accuracy=row["mean"],
         low=row["low"],
@@ -153,18 +198,22 @@ def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
         p90_ms=row["p90_ms"],
         size_bytes=row["size_bytes"],
         parity=row["parity"] == "passed",
+        energy_mj=row.get("energy_mj") or {},
+        latency_note=(row.get("latency_note") or "").strip(),
         limits_missed=tuple(row.get("limits_missed") or ()),
         limits=row.get("limits") or {},
         accuracy_floor=row.get("accuracy_floor"),
     )
 
 
-def _beats(one: Candidate, other: Candidate) -> bool:
-    if one.target != other.target:
-        return False
-    as_good = one.accuracy >= other.accuracy and one.p50_ms <= other.p50_ms and one.size_bytes <= other.size_bytes
-    same = (one.accuracy, one.p50_ms, one.size_bytes) == (other.accuracy, other.p50_ms, other.size_bytes)
-    return as_good and not same
+def _costs(each: Candidate, counter: str | None) -> tuple[float, ...]:
+    """Return what a smaller number of is better."""
+    energy = (each.energy_mj[counter],) if counter else ()
+    return -each.accuracy, each.p50_ms, float(each.size_bytes), *energy
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def _percent(share: float) -> str:

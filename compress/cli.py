@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from compress.commands import export, look, measure, recipe
-from runtime.errors import EdgefoldError, MissingExtraError
+from runtime.errors import EdgefoldError, MissingExtraError, RunError
 
 EXTRAS = {
     "torch",
@@ -47,6 +48,12 @@ class EdgefoldGroup(click.Group):
                 raise
             missing = MissingExtraError(f"{error.name} is not installed", "pip install 'edgefold[train]'")
             _fail(missing, ctx.params.get("debug", False))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            full = RunError(f"{where}the disk is full", "Free space and run it again; finished stages are kept.")
+            _fail(full, ctx.params.get("debug", False))
         except KeyboardInterrupt:
             click.echo("interrupted; `edgefold run` continues where this stopped", err=True)
             sys.exit(130)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.engine_options import NAMES
 from compress.formats import TensorrtSpec
 from compress.on_target import accuracy_on_target, bench_on_target, formats_on, on_all
 from compress.recipe import Recipe
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from compress.variant_run import VariantRun
 
 # What changes a result. How long a run may take and what is asked of it do not.
-_SETTINGS = {"host", "port", "serial", "user", "python", "threads", "batch"}
+_SETTINGS = {"host", "port", "serial", "user", "python", "threads", "batch", *NAMES}
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device as a recipe names it: its entry of targets.yaml with the recipe's own threads and batch."""
+    """A device as a recipe names it: its entry of targets.yaml with the recipe's own threads, batch and engine."""
 
     label: str
     target: Target
@@ -68,11 +69,18 @@ def devices_of(recipe: Recipe, file: Path) -> dict[str, Device]:
 
 
 def _require_formats(device: Device, kinds: Sequence[str], file: Path) -> None:
-    wanted = device.target.formats
-    if wanted and not set(wanted) & set(kinds):
+    target = device.target
+    taken = [kind for kind in kinds if not target.formats or kind in target.formats]
+    if not taken:
         raise UsageError(
-            f"target {device.label} of {file} takes {', '.join(wanted)}, and the recipe exports {', '.join(kinds)}",
+            f"target {device.label} of {file} takes {', '.join(target.formats)}, and the recipe exports "
+            f"{', '.join(kinds)}",
             "Add one of these to the target's formats, or the format to the recipe.",
+        )
+    if not any(target.runs(kind) for kind in taken):
+        raise UsageError(
+            f"target {device.label} of {file} runs {target.choice.label}, which runs none of {', '.join(taken)}",
+            "Choose another engine for the target, or add a format to the recipe.",
         )
 
 
@@ -80,6 +88,13 @@ def require_devices(recipes: Iterable[Recipe], file: Path) -> None:
     """Raise what `devices_of` raises, before anything is trained."""
     for recipe in recipes:
         devices_of(recipe, file)
+
+
+def serves(kept: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
+    """Return whether a kept result is one of `settings`; a full measurement serves where a quick one is enough."""
+    if kept is None:
+        return False
+    return kept["settings"] == settings or ("quick" in settings and kept["settings"] == {**settings, "quick": False})
 
 
 def bench_file(form: str, device: Device) -> str:
@@ -125,7 +140,8 @@ class _Work:
         self.bundle = run.export()
         self.settings = device.settings(run.settings.quick)
         self.of_rows = {key: value for key, value in self.settings.items() if key not in ("quick", "batch")}
-        formats = formats_on(device.label, device.target, self.bundle, ())
+        self.notes: list[str] = []  # on what the device cannot run
+        formats = formats_on(device.label, device.target, self.bundle, (), self.notes.append)
         self.latencies = [each for each in formats if self._lacks(bench_file(each, device), self.settings)]
         self.accuracies = [each for each in formats if self._lacks(accuracy_file(each, device), self.of_rows)]
 
@@ -134,8 +150,7 @@ class _Work:
         return bool(self.latencies or self.accuracies)
 
     def _lacks(self, file: str, settings: Mapping[str, Any]) -> bool:
-        kept = self.run.result(file)
-        return kept is None or kept["settings"] != settings
+        return not serves(self.run.result(file), settings)
 
     def prepare(self) -> None:
         """Make what needs torch: it is not for several threads."""
@@ -145,6 +160,8 @@ class _Work:
 
     def do(self) -> None:
         label, target, notify = self.device.label, self.device.target, self.run.notify
+        for note in self.notes:
+            notify(note)
         if self.latencies:
             quick = self.settings["quick"]
             found = bench_on_target(label, target, self.bundle, formats=self.latencies, quick=quick, notify=notify)

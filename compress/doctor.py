@@ -11,6 +11,7 @@ import shutil
 from typing import Any
 
 from runtime import custom_ops
+from runtime.doctor import power_findings
 from runtime.errors import EdgefoldError
 from runtime.runners.providers import BY_NAME
 
@@ -48,7 +49,7 @@ def examine() -> list[dict[str, Any]]:
         _finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}", "")
     ]
     findings += [_package(*package) for package in PACKAGES]
-    findings += [*_engines(), _custom_ops(), *_devices(), _data_root()]
+    findings += [*_engines(), _custom_ops(), *_devices(), *_power(), _data_root()]
     return findings
 
 
@@ -115,6 +116,10 @@ def _devices() -> list[dict[str, Any]]:
         return [*findings, _finding("device cuda", False, f"torch {torch.__version__}, {driver}", remedy)]
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return [*findings, _finding("device cuda", True, names, remedy)]
+
+
+def _power() -> list[dict[str, Any]]:
+    return [_finding(each.what, each.usable, each.found, each.remedy) for each in power_findings()]
 
 
 def _data_root() -> dict[str, Any]:

@@ -8,12 +8,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from compress.choice import Candidate, front
 from compress.summary import Row
 
 # Okabe & Ito 2008: told apart by colour-blind readers too.
@@ -105,7 +102,7 @@ def _of_binary_layers(
 def _curves(figure_name: str, lines: Mapping[str, Sequence[float]], *, ylabel: str, yscale: str) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for colour, (name, values) in zip(_cycle(len(lines)), lines.items(), strict=True):
+        for colour, (name, values) in zip(cycle(len(lines)), lines.items(), strict=True):
             axes.plot(
                 range(1, len(values) + 1), values, color=colour, label=name, marker="." if len(values) == 1 else ""
             )
@@ -118,14 +115,14 @@ def _curves(figure_name: str, lines: Mapping[str, Sequence[float]], *, ylabel: s
 
 def latency_histogram(latencies_ms: Mapping[str, np.ndarray]) -> str:
     """Every call on a logarithmic time axis, with p50 and p90; nothing is trimmed."""
-    unit, factor = _unit(min(float(values.min()) for values in latencies_ms.values()))
+    unit, factor = time_unit(min(float(values.min()) for values in latencies_ms.values()))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         low = factor * min(float(values.min()) for values in latencies_ms.values())
         high = factor * max(float(values.max()) for values in latencies_ms.values())
         bins = np.geomspace(low, max(high, low * 1.01), 120).tolist()
-        for colour, (name, values) in zip(_cycle(len(latencies_ms)), latencies_ms.items(), strict=True):
+        for colour, (name, values) in zip(cycle(len(latencies_ms)), latencies_ms.items(), strict=True):
             p50, p90 = (factor * float(np.percentile(values, percent)) for percent in (50, 90))
             label = f"{name}: p50 {p50:.3g} {unit}, p90 {p90:.3g} {unit}, {len(values):,} calls"
             axes.hist(values * factor, bins=bins, color=colour, alpha=0.75, label=label)
@@ -140,11 +137,11 @@ def latency_histogram(latencies_ms: Mapping[str, np.ndarray]) -> str:
 
 def accuracy_against_latency(rows: Sequence[Row]) -> str:
     """Each export: test accuracy with its 95 % interval, median latency with a bar to p90."""
-    unit, factor = _unit(min(row.p50_ms or 0.0 for row in rows))
+    unit, factor = time_unit(min(row.p50_ms or 0.0 for row in rows))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for colour, row in zip(_cycle(len(rows)), rows, strict=True):
+        for colour, row in zip(cycle(len(rows)), rows, strict=True):
             assert row.p50_ms is not None  # the caller picks measured rows
             x, y = factor * row.p50_ms, 100 * row.mean
             below, above = max(0.0, y - 100 * row.low), max(0.0, 100 * row.high - y)
@@ -236,70 +233,11 @@ def subclass_agreement(counts: np.ndarray, subclass_names: Sequence[str], hidden
     )
 
 
-def _cycle(count: int) -> list[str]:
+def cycle(count: int) -> list[str]:
+    """Return a colour for each of `count` things."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _unit(smallest_ms: float) -> tuple[str, float]:
+def time_unit(smallest_ms: float) -> tuple[str, float]:
     """Return the unit in which times from `smallest_ms` up read well, and its factor."""
     return ("µs", 1000.0) if smallest_ms < 1 else ("ms", 1.0)
-
-
-def choice(candidates: Sequence[Candidate]) -> str:
-    """Accuracy against p50, a panel a device; a colour a student, a mark a format, a line through the Pareto front.
-
-    Limits are dashed: of latency across the panel, of accuracy, which hangs on the student, in its colour.
-    """
-    targets = list(dict.fromkeys(each.target for each in candidates))
-    students = list(dict.fromkeys((each.recipe, each.variant) for each in candidates))
-    formats = list(dict.fromkeys(each.format for each in candidates))
-    colours = dict(zip(students, _cycle(len(students)), strict=True))
-    marks = {form: "osD^vPX*"[i % 8] for i, form in enumerate(formats)}
-    unit, factor = _unit(min(each.p50_ms for each in candidates))
-
-    def draw(figure: Figure) -> None:
-        for axes, target in zip(figure.subplots(1, len(targets), sharey=True, squeeze=False)[0], targets, strict=True):
-            here = [each for each in candidates if each.target == target]
-            for each in here:
-                axes.errorbar(
-                    [factor * each.p50_ms],
-                    [100 * each.accuracy],
-                    yerr=[[100 * (each.accuracy - each.low)], [100 * (each.high - each.accuracy)]],
-                    xerr=[[0.0], [factor * max(0.0, (each.p90_ms or each.p50_ms) - each.p50_ms)]],
-                    fmt=marks[each.format],
-                    color=colours[each.recipe, each.variant],
-                    fillstyle="full" if each.sound else "none",
-                    elinewidth=0.8,
-                )
-            best = sorted(front(here), key=lambda each: each.p50_ms)
-            axes.plot(
-                [factor * each.p50_ms for each in best],
-                [100 * each.accuracy for each in best],
-                color="#888888",
-                lw=1,
-                zorder=0,
-            )
-            _draw_limits(axes, here, factor, colours)
-            axes.set(title=target, xscale="log", xlabel=f"p50, {unit}")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        figure.axes[0].set_ylabel("test accuracy, %")
-        named = [Line2D([], [], color=colours[each], lw=3, label=" · ".join(filter(None, each))) for each in students]
-        named += [Line2D([], [], color="#555555", marker=marks[form], ls="", label=form) for form in formats]
-        figure.legend(handles=named, loc="outside lower center", ncols=min(len(named), 4))
-
-    return svg_of(f"choice {' '.join(targets)}", draw, width=max(6.2, 3.4 * len(targets)), height=4.2)
-
-
-def _draw_limits(
-    axes: Axes, candidates: Sequence[Candidate], factor: float, colours: Mapping[tuple[str, str], str]
-) -> None:
-    for name, allowed in candidates[0].limits.items():
-        if name.endswith("_ms"):
-            axes.axvline(factor * allowed, color="#B3370B", linestyle="--", linewidth=1)
-            place = axes.get_xaxis_transform()
-            label = f" {name.removesuffix('_ms')} "
-            axes.text(factor * allowed, 0.99, label, transform=place, ha="right", va="top", fontsize=9, color="#B3370B")
-    for each in candidates:
-        if each.accuracy_floor is not None:
-            colour = colours[each.recipe, each.variant]
-            axes.axhline(100 * each.accuracy_floor, color=colour, linestyle="--", linewidth=0.8, alpha=0.6)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress.artifact import versions
-from compress.kinds import Spec, as_recipe_value
+from compress.card_parts import LICENCE, files_table, in_words, made_with, share, shortened, table, yaml_block
 from compress.provenance import recipe_text, without_places
 from compress.units import count, milliseconds, size
-from runtime.accuracy import wilson_interval
 
 if TYPE_CHECKING:
     from compress.plan import StagePlan
@@ -26,10 +24,7 @@ def export_card(stages: Stages, onnx: bytes, precision: str, forms: Sequence[Onn
 
     precision: of `onnx`, the file of that format.
     """
-    files = [("onnx", precision, size(len(onnx)))]
-    files += [(form.precision, form.precision, size(len(form.model))) for form in forms]
-    table = _table(("format", "precision", "size"), files)
-    return _card(stages, ["## Files", table, _NOT_YET])
+    return _card(stages, ["## Files", files_table(onnx, precision, forms), _NOT_YET])
 
 
 def run_card(run: VariantRun) -> str:
@@ -44,16 +39,16 @@ def run_card(run: VariantRun) -> str:
                 name,
                 entry.precision,
                 size(entry.size_bytes),
-                _share(accuracy["correct"], accuracy["total"]) if accuracy else "",
+                share(accuracy["correct"], accuracy["total"]) if accuracy else "",
                 *_parity_cells(parity.get(name)),
             )
         )
         latencies += [_latency(name, bench) for bench in run.benches(name).values()]
     columns = ("format", "precision", "size", _ACCURACY, "largest error / std", "same class", "parity")
-    parts = ["## Files", _table(columns, files), "Errors are of the logits beside PyTorch's, on test rows."]
+    parts = ["## Files", table(columns, files), "Errors are of the logits beside PyTorch's, on test rows."]
     if latencies:
         columns = ("format", "device", "engine", "threads", "batch", "p50", "p90")
-        parts += ["## Latency", _table(columns, latencies)]
+        parts += ["## Latency", table(columns, latencies)]
     return _card(run, parts, f"{bundle.checksum}" if bundle else "")
 
 
@@ -64,12 +59,12 @@ def _card(stages: Stages, middle: Sequence[str], checksum: str = "") -> str:
     recipe = plan.recipe
     classes = stages.dataset.class_names
     facts = [
-        ("task", f"{len(classes)} classes: {_shortened(classes)}"),
+        ("task", f"{len(classes)} classes: {shortened(classes)}"),
         ("input", f"{stage.signature}, {stage.signature.dtype} {stage.signature.layout}"),
-        ("model", f"`{_in_words(stage.spec.model)}`{_bits(stage)}"),
+        ("model", f"`{in_words(stage.spec.model)}`{_bits(stage)}"),
         ("size", f"{stage.parameters:,} parameters, {count(stage.profile.total_macs)} multiply-accumulates a row"),
         ("subclasses", f"{stage.heads.subclasses} for each class, folded inside the graph"),
-        ("test accuracy", f"{_share(test['correct'], test['total'])}, {test['total']:,} rows"),
+        ("test accuracy", f"{share(test['correct'], test['total'])}, {test['total']:,} rows"),
         ("recipe key", f"`{plan.key}`"),
         *([("checksum of the bundle", f"`{checksum}`")] if checksum else []),
     ]
@@ -78,19 +73,18 @@ def _card(stages: Stages, middle: Sequence[str], checksum: str = "") -> str:
         f"# {plan.name}: {stage.name}",
         *([str(without_places(recipe.description))] if recipe.description else []),
         *scaled,
-        _table(("", ""), facts),
+        table(("", ""), facts),
         *middle,
         "## Training",
-        _table(("stage", "model", "learns from", "objective", "epochs", _ACCURACY), _trained(stages)),
+        table(("stage", "model", "learns from", "objective", "epochs", _ACCURACY), _trained(stages)),
         _seed_and_agreement(stages),
         "## Data",
-        _table(("", ""), _data(stages)),
-        "**Licence and terms of the data**: not recorded by the recipe; look them up where the data comes from before "
-        "this model is passed on.",
+        table(("", ""), _data(stages)),
+        LICENCE,
         "## Made with",
-        ", ".join(f"{name} {version}" for name, version in versions().items()),
+        made_with(),
         "## Recipe",
-        f"```yaml\n{recipe_text(plan.variant).rstrip()}\n```",
+        yaml_block(recipe_text(plan.variant)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -102,9 +96,9 @@ def _trained(stages: Stages) -> Iterable[tuple[str, ...]]:
             name,
             f"{stage.spec.model.kind}{_bits(stage)}",
             ", ".join(stage.teacher_names) or "labels",
-            " + ".join(_in_words(term) for term in stage.spec.objective),
+            " + ".join(in_words(term) for term in stage.spec.objective),
             str(stage.train.epochs_run),
-            _share(test["correct"], test["total"]),
+            share(test["correct"], test["total"]),
         )
 
 
@@ -116,7 +110,7 @@ def _bits(stage: StagePlan) -> str:
 def _data(stages: Stages) -> Iterable[tuple[str, str]]:
     dataset = stages.dataset
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    yield "source", f"`{_in_words(stages.plan.recipe.data.source)}`"  # type: ignore[arg-type]
+    yield "source", f"`{in_words(stages.plan.recipe.data.source)}`"  # type: ignore[arg-type]
     yield "sha256 of its content", f"`{stages.plan.fingerprint}`"
     yield "rows", ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
 
@@ -143,41 +137,9 @@ def _latency(name: str, bench: Mapping[str, Any]) -> tuple[str, ...]:
     return (name, device, f"{engine['name']} {engine['version']}", threads, batch, p50 + quick, p90)
 
 
-def _share(correct: int, total: int) -> str:
-    low, high = wilson_interval(correct, total)
-    return f"{100 * correct / total:.2f} % ({100 * low:.2f} – {100 * high:.2f})"
-
-
 def _seed_and_agreement(stages: Stages) -> str:
     seeds, seed = stages.plan.recipe.all_seeds, stages.plan.variant.seed
     among = f" of {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     share = stages.artifacts[stages.plan.recipe.exported_stage].metrics["agreement_with_teacher"]
     agree = "" if share is None else f" Student and teacher agree on {100 * share:.2f} % of the test rows."
     return f"Seed {seed}{among}.{agree}"
-
-
-def _in_words(spec: Spec) -> str:
-    """Return a kind as a recipe writes it, with every option."""
-    ((kind, options),) = as_recipe_value(spec).items()
-    return f"{kind}: {_flow(without_places(options))}" if options else kind
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items() if each is not None) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_cell(each) for each in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

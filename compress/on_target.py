@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compress.remote import Content, Device, end_all_links
-from compress.targets import Limits, Target
+from compress.targets import Limits, Target, ThisMachine
 from runtime.accuracy import agreement
 from runtime.bundle import CHECKSUMS, Bundle
 from runtime.errors import EdgefoldError, UsageError
@@ -29,16 +29,16 @@ def bench_on_target(
     bundle: Bundle,
     *,
     formats: Sequence[str] = (),
-    engine: Sequence[object] = (),
+    options: Sequence[object] = (),
     quick: bool = False,
     notify: Notify,
 ) -> dict[str, dict[str, Any]]:
     """Measure the latency of `formats` (else the target's, else all) on the device; return the results by format.
 
-    engine: arguments of the device side that choose one, such as `--engine openvino`.
+    options: more arguments of the device side, such as `--scenario=offline`.
     """
-    chosen = formats_on(name, target, bundle, formats)
-    options = ["--threads", target.threads, *engine, *(["--quick"] if quick else [])]
+    chosen = formats_on(name, target, bundle, formats, notify)
+    options = ["--threads", target.threads, *target.choice.arguments, *options, *(["--quick"] if quick else [])]
     options += ["--batch", target.batch] if "batch" in target.model_fields_set else []  # else the scenario's own
     options += [f"--power-mode={target.power_mode}"] if target.power_mode else []
     words = [word for each in chosen for word in ("--format", each)]
@@ -55,7 +55,6 @@ def accuracy_on_target(
     rows: Path | None,
     *,
     formats: Sequence[str] = (),
-    engine: Sequence[object] = (),
     limit: int | None = None,
     here: Mapping[str, Mapping[int, int]] | None = None,
     notify: Notify,
@@ -63,10 +62,12 @@ def accuracy_on_target(
     """Evaluate `rows` (an .npz; None: the samples) there, and compare each class with this machine's, by format.
 
     `host_agreement` of a result says on how many rows the two are equal, and which ones differ. here: this machine's
-    classes by format and row id, where they are known; a format that is not among them is then not compared.
+    classes by format and row id, where they are known; a format that is not among them is then not compared, nor is one
+    that this machine does not run. This machine itself is compared with nothing.
     """
-    chosen = formats_on(name, target, bundle, formats)
-    options = ["--threads", target.threads, *engine, *(["--limit", limit] if limit else [])]
+    here = {} if isinstance(target, ThisMachine) else here
+    chosen = formats_on(name, target, bundle, formats, notify)
+    options = ["--threads", target.threads, *target.choice.arguments, *(["--limit", limit] if limit else [])]
     results = {}
     others: dict[str, Content] = {_ROWS: rows} if rows else {}
     options += ["--data", _ROWS] if rows else []
@@ -74,7 +75,7 @@ def accuracy_on_target(
         for each in chosen:
             result = device.run("accuracy", _BUNDLE, "--format", each, *options)
             _marked(name, device, bundle, result)
-            own = _predictions_here(bundle, each, rows, limit) if here is None else here.get(each)
+            own = _predictions_here(bundle, each, rows, limit, notify) if here is None else here.get(each)
             there = {int(row): predicted for row, predicted in result["predictions"].items()}
             if own is not None:
                 result["host_agreement"] = agreement(there, own).to_json()
@@ -85,10 +86,11 @@ def accuracy_on_target(
 def doctor_on_target(name: str, target: Target, bundle: Bundle | None, *, notify: Notify) -> list[dict[str, Any]]:
     """Return the findings of `runtime.doctor` there; with a bundle, of the formats that the target names, too."""
     files: dict[str, Content] = {}
-    options: list[str] = []
+    options = [f"--engine={target.engine}"] if target.engine else []
     if bundle is not None:
         files = {f"{_BUNDLE}/{file}": bundle.path / file for file in (*bundle.checksums, CHECKSUMS)}
-        options = ["--bundle", _BUNDLE, *(f"--format={each}" for each in formats_on(name, target, bundle, ()))]
+        options += ["--bundle", _BUNDLE]
+        options += [f"--format={each}" for each in formats_on(name, target, bundle, (), notify)]
     with Device(name, target, files, with_operators=True, needs_numpy=False, notify=notify) as device:
         findings: list[dict[str, Any]] = device.run("doctor", *options)["findings"]
     return findings
@@ -115,18 +117,32 @@ def on_all(targets: Mapping[str, Target], work: Callable[[str, Target], T]) -> d
             raise
 
 
-def formats_on(name: str, target: Target, bundle: Bundle, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats to measure. Raises UsageError where the target names none of the bundle's."""
+def formats_on(
+    name: str, target: Target, bundle: Bundle, wanted: Sequence[str], notify: Notify = lambda line: None
+) -> tuple[str, ...]:
+    """Return the formats to measure; without wanted ones notify says which of them the target's engine does not run.
+
+    Raises UsageError where the target names none of the bundle's, or runs none of them.
+    """
     if wanted:
         for each in wanted:
             bundle.format(each)
         return tuple(wanted)
-    chosen = tuple(each for each in bundle.formats if not target.formats or each in target.formats)
-    if not chosen:
+    taken = [each for each in bundle.formats if not target.formats or each in target.formats]
+    if not taken:
         raise UsageError(
             f"target {name} takes {', '.join(target.formats)}, and {bundle.path} has {', '.join(bundle.formats)}",
             "Add one of these to the target's formats, or the format to the recipe.",
         )
+    chosen = tuple(each for each in taken if target.runs(each))
+    if not chosen:
+        raise UsageError(
+            f"target {name} runs {target.choice.label}, which runs none of {', '.join(taken)} of {bundle.path}",
+            "Choose another engine for the target, or another format.",
+        )
+    if len(chosen) < len(taken):
+        left_out = ", ".join(each for each in taken if each not in chosen)
+        notify(f"{name}: left out, for {target.choice.label} does not run it: {left_out}")
     return chosen
 
 
@@ -181,9 +197,16 @@ def _marked(name: str, device: Device, bundle: Bundle, result: dict[str, Any]) -
     return result
 
 
-def _predictions_here(bundle: Bundle, format: str, rows: Path | None, limit: int | None) -> dict[int, int]:
+def _predictions_here(
+    bundle: Bundle, format: str, rows: Path | None, limit: int | None, notify: Notify
+) -> dict[int, int] | None:
+    """Return the class of each row on this machine; None, after saying why, where it does not run the format."""
     options: list[object] = [*(["--data", rows] if rows else []), *(["--limit", limit] if limit else [])]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "accuracy.json"
-        run_in_own_process("accuracy", bundle.path, "--format", format, *options, "--output", output)
+        try:
+            run_in_own_process("accuracy", bundle.path, "--format", format, *options, "--output", output)
+        except EdgefoldError as error:
+            notify(f"{format} is not compared with this machine: {error.message}")
+            return None
         return {int(row): predicted for row, predicted in json.loads(output.read_text())["predictions"].items()}

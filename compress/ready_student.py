@@ -19,6 +19,7 @@ from compress.forms import Source, form_of
 from compress.kinds import OneOf, as_recipe_value
 from compress.models import MODELS, Classifier, ModelSpec, has_binary_layers
 from compress.ready_arguments import class_names_from, kind_from, numbers_from, rows_from, sizes_from
+from compress.ready_card import ready_card
 from compress.ready_weights import load_into, read_weights
 from export.bundle import write_bundle
 from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
@@ -138,7 +139,8 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
     preprocess = Preprocess(student.signature, student.normalization)
     graph = DeployableGraph(preprocess, student.model, len(student.class_names), student.subclasses).eval()
     logits = _logits(graph, rows.inputs)
-    metrics = {"test_accuracy": float((logits.argmax(1) == rows.labels).mean()), "test_rows": len(rows)}
+    correct = int((logits.argmax(1) == rows.labels).sum())
+    metrics = {"test_accuracy": correct / len(rows), "test_rows": len(rows)}
     metadata = {
         "edgefold.name": student.name,
         "edgefold.stage": STAGE,
@@ -150,6 +152,8 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
     simulated, layers = onnx_from_graph(graph, student.signature, metadata=metadata), binary_layers(graph)
     source = Source(simulated, layers, train, notify, student.opset)
     made = [form_of(spec, source) for spec in student.formats if spec.kind != "onnx"]
+    forms = [each.form for each in made]
+    onnx = source.written(portable_from_onnx(simulated, layers=layers) if layers else simulated)
     first = slice(0, SAMPLES)
     write_bundle(
         folder,
@@ -160,14 +164,15 @@ def write_ready_bundle(student: ReadyStudent, folder: Path, notify: Callable[[st
         subclasses=student.subclasses,
         class_names=student.class_names,
         signature=student.signature,
-        onnx=source.written(portable_from_onnx(simulated, layers=layers) if layers else simulated),
-        forms=[each.form for each in made],
+        onnx=onnx,
+        forms=forms,
         inputs=rows.inputs[first],
         labels=rows.labels[first],
         row_ids=rows.row_ids[first],
         logits=logits[first],
         metrics=metrics,
         batch_sizes=student.batch_sizes,
+        card=ready_card(student, onnx, "fp32", forms, correct=correct, total=len(rows)),
     )
     bundle = open_bundle(folder)
     few = slice(0, PARITY_ROWS)

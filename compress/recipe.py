@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from compress.datasets import DataSpec
+from compress.engine_options import EngineOptions
 from compress.formats import FORMATS, FormatSpec, OnnxSpec
 from compress.inheritance import with_inherited
 from compress.kinds import Name, OneOf, Spec
@@ -22,8 +22,7 @@ from compress.ready_made import TeacherName
 from compress.recipe_report import problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
 from export.opsets import LEAST_OPSET, OPSET
-from runtime.errors import RecipeError, UsageError
-from runtime.runners.choice import EngineChoice, EngineName, Precision, ProviderName
+from runtime.errors import RecipeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -139,33 +138,14 @@ class ExportSpec(Spec):
         return self.model_dump(mode="json", exclude=without)
 
 
-class LocalSpec(Spec):
-    """This machine. Formats are also verified, and their accuracy measured, on each engine that targets name.
-
-    engine: openvino in the place of the format's own; formats that it does not run are left out. provider: what ONNX
-    Runtime runs on. precision: what OpenVINO computes in.
-    """
+class LocalSpec(EngineOptions):
+    """This machine. Formats are also verified, and their accuracy measured, on each engine that targets name."""
 
     kind = "local"
 
     threads: int = Field(1, ge=1, le=1024)
     batch: int = Field(1, ge=1, le=65536)
     quick: bool = False
-    engine: EngineName | None = None
-    provider: ProviderName | None = None
-    precision: Precision | None = None
-
-    @model_validator(mode="after")
-    def _one_engine(self) -> LocalSpec:
-        try:
-            EngineChoice(self.engine, self.provider, self.precision)
-        except UsageError as error:
-            raise PydanticCustomError("engine", "{problem}", {"problem": error.message}) from None
-        return self
-
-    @property
-    def choice(self) -> EngineChoice:
-        return EngineChoice(self.engine, self.provider, self.precision)
 
 
 TARGETS: dict[str, type[Spec]] = {"local": LocalSpec}

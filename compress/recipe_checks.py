@@ -122,7 +122,7 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Found]:
                 yield (
                     ("benchmark", i),
                     f"target '{target.label}' stands twice",
-                    "Name each once, or change its threads.",
+                    "Name each once, or change its threads or engine.",
                 )
             seen.add(target.label)
 

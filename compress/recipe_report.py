@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -114,7 +115,9 @@ def _message(item: dict[str, Any], schema: type[BaseModel]) -> tuple[str, str]:
     if kind == "unknown_kind":
         return item["msg"], did_you_mean(context["name"], context["known"])
     if kind == "literal_error":
-        return f"came {came}, expected {context['expected']}", ""
+        known = re.findall(r"'([^']+)'", context["expected"])
+        near = get_close_matches(str(item["input"]), known, n=1, cutoff=0.5)
+        return f"came {came}, expected {context['expected']}", f"Did you mean '{near[0]}'?" if near else ""
     if kind in _EXPECTED:
         return f"came {came}, expected {_EXPECTED[kind]}", ""
     if kind == "string_pattern_mismatch":

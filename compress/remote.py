@@ -14,12 +14,13 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from compress import agent
+from compress.link import INSTALL, command_of, link_error
 from compress.targets import Target
 from runtime import custom_ops, remote_end
 from runtime.errors import EdgefoldError, MissingExtraError, RunError, UsageError
@@ -27,20 +28,9 @@ from runtime.files import sha256_of_bytes
 from runtime.own_process import error_of
 
 _ALIVE_EVERY_S = 10.0
-_CONNECT_S = 15
 _GOODBYE_S = 10.0
-_NO_SUCH_COMMAND = 127
-_SSH_FAILED = 255
-
-# Reads the receiving program from stdin and becomes it. Old Pythons understand it, so that they can be told.
-_START = (
-    "import sys,json\n"
-    "if sys.version_info<(3,10):\n"
-    " print(json.dumps({'error':'Python %d.%d.%d is too old'%sys.version_info[:3],"
-    "'remedy':'Install Python 3.10 or newer there and name it as `python` of the target.'}))\n"
-    " sys.exit(0)\n"
-    "exec(compile(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())),'edgefold','exec'))"
-)
+_GREETING_S = 60.0  # ssh's own limit is shorter; a phone whose Python starts for the first time takes seconds
+_SPARE_S = 30.0  # beside a run's limit, which the device itself keeps
 
 Content = bytes | Path
 
@@ -56,7 +46,7 @@ def end_all_links() -> None:
 class Device:
     """A device with the agent and `files` on it, by their paths there; a context manager.
 
-    `about` is what the device says of itself: python, machine, system, host, modules. sent: paths that went over.
+    `about` is what the device says of itself: python, machine, system, host, modules, note. sent: paths that went over.
     with_operators: the files need edgefold's own operators, whose library goes along where there is one for the device.
     needs_numpy: a device without it is refused.
     Raises UsageError where the device cannot be reached or lacks something, EngineError where a run fails, RunError
@@ -83,11 +73,14 @@ class Device:
         self._needs_numpy = needs_numpy
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._silent_s = 0.0  # above 0: so long the device was waited for
 
     def __enter__(self) -> Device:
         command = command_of(self.target)
         if shutil.which(command[0]) is None:
-            raise MissingExtraError(f"{command[0]} is not installed; target {self.name} is reached by it")
+            raise MissingExtraError(
+                f"{command[0]} is not installed; target {self.name} is reached by it", INSTALL[command[0]]
+            )
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -98,8 +91,9 @@ class Device:
         threading.Thread(target=self._say_alive, daemon=True).start()
         try:
             program = Path(remote_end.__file__).read_bytes()
-            self._write(f"{len(program)}\n".encode() + program)
-            self._greet()
+            with self._answered_within(_GREETING_S):
+                self._write(f"{len(program)}\n".encode() + program)
+                self._greet()
             self._send_files()
         except BaseException:
             self._close()
@@ -120,17 +114,10 @@ class Device:
 
     def run(self, *arguments: object) -> dict[str, Any]:
         """Run a verb of `python -m runtime` on the device; return the JSON that it wrote."""
-        self._send({"run": [str(each) for each in arguments], "limit_s": self.target.time_limit_s})
-        failing = False
-        while True:
-            message, payload = self._receive()
-            if "progress" in message:
-                line = message["progress"]
-                failing = failing or line.startswith("error: ")  # the error itself says it, once
-                if not (failing or line == f"wrote {remote_end.RESULT}"):
-                    self._notify(f"{self.name}: {line}")
-            elif "done" in message:
-                break
+        limit_s = self.target.time_limit_s
+        with self._answered_within(limit_s + _SPARE_S):
+            self._send({"run": [str(each) for each in arguments], "limit_s": limit_s})
+            message, payload = self._outcome()
         if message["done"] != 0:
             raise _failure(self.name, arguments[0], message["done"], message["stderr"])
         try:
@@ -139,9 +126,39 @@ class Device:
             raise RunError(f"target {self.name}: {arguments[0]} wrote no result that can be read ({error})") from None
         return result
 
+    def _outcome(self) -> tuple[dict[str, Any], bytes]:
+        """Relay the progress of a run until it ends; return its last message and the result."""
+        failing = False
+        while True:
+            message, payload = self._receive()
+            if "done" in message:
+                return message, payload
+            line = message["progress"]
+            failing = failing or line.startswith("error: ")  # the error itself says it, once
+            if not (failing or line == f"wrote {remote_end.RESULT}"):
+                self._notify(f"{self.name}: {line}")
+
+    @contextlib.contextmanager
+    def _answered_within(self, seconds: float) -> Iterator[None]:
+        """End the link of a device that hangs: adb would wait for it for ever."""
+
+        def give_up() -> None:
+            self._silent_s = seconds
+            self._process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _greet(self) -> None:
         self._send({"protocol": remote_end.PROTOCOL})
         self.about = self._receive()[0]["device"]
+        if self.about["note"]:
+            self._notify(f"{self.name}: {self.about['note']}")
         if self._needs_numpy:
             self._require("numpy", "pip install numpy")
         if self._with_operators and (library := self._operators()) is not None:
@@ -152,6 +169,8 @@ class Device:
         given = self.target.ops_library
         if given is None:
             here = custom_ops.FOLDER / custom_ops.FILE_NAME
+            if self.about["system"] == "Android":  # which has another C library than Linux
+                return None
             return here if here.is_file() and custom_ops.machine_of(here) == self.about["machine"] else None
         path = Path(given)
         machine = custom_ops.machine_of(path) if path.is_file() else None
@@ -237,11 +256,15 @@ class Device:
             raise UsageError(f"target {self.name}: {message['error']}", message["remedy"])
 
     def _broken(self) -> EdgefoldError:
-        """Return what the end of the link means, in words: what ssh said, or that it broke."""
+        """Return what the end of the link means, in words: what ssh or adb said, or that it broke."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GOODBYE_S)
         self._error_reader.join(1.0)
-        return _link_error(self.name, self.target, self._process.returncode, self._errors)
+        if self._silent_s:
+            return RunError(
+                f"target {self.name}: no answer within {self._silent_s:g} s", "Look whether the device still runs."
+            )
+        return link_error(self.name, self.target, self._process.returncode, self._errors)
 
     def _close(self) -> None:
         """End the link; the device then stops what runs and removes its folder."""
@@ -273,39 +296,6 @@ class Device:
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
         assert pipe is not None  # all three are asked for
         return pipe
-
-
-def command_of(target: Target) -> list[str]:
-    """Return the command that starts the receiving program on a device."""
-    remote = f"{shlex.quote(target.python)} -c {shlex.quote(_START)}"
-    if target.serial is not None:
-        return ["adb", "-s", target.serial, "shell", "-T", remote]
-    assert target.host is not None  # the schema looked
-    options = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", f"ConnectTimeout={_CONNECT_S}"]
-    options += ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "-T"]
-    options += ["-F", target.ssh_config] if target.ssh_config else []
-    options += ["-p", str(target.port)] if target.port else []
-    options += ["-l", target.user] if target.user else []
-    return ["ssh", *options, "--", target.host, remote]
-
-
-def _link_error(name: str, target: Target, status: int | None, said: Sequence[str]) -> EdgefoldError:
-    words = " ".join(line for line in said if line) or f"ended with {status} and said nothing"
-    where = f"target {name} ({target.host or target.serial})"
-    if "Host key verification failed" in words:
-        return UsageError(
-            f"{where}: its host key is not known here, or is another one than before: {words}",
-            f"Connect by hand once (`ssh {target.host}`) and compare the key that it shows with the device's.",
-        )
-    if "Permission denied" in words:
-        return UsageError(f"{where}: {words}", "Only keys are used: let `ssh` log in there without a password.")
-    if status == _SSH_FAILED and target.host is not None:
-        return UsageError(f"{where} cannot be reached, or the link broke: {words}")
-    if status == _NO_SUCH_COMMAND:
-        return UsageError(
-            f"{where}: no Python at '{target.python}': {words}", "Name the device's Python as `python` of the target."
-        )
-    return RunError(f"{where}: the link ended: {words}")
 
 
 def _failure(name: str, verb: object, status: int, stderr: str) -> EdgefoldError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,27 @@ from compress import figures
 from compress.analysis.outputs import OutputsOfRun
 from compress.analysis.page import analysis_section
 from compress.artifact import versions
-from compress.choice import Candidate, candidates_from, limits_in_words, sentences
+from compress.choice import Candidate, by_target, candidates_from, energy_counter, limits_in_words, sentences
+from compress.choice_plot import choice_plot
 from compress.gallery import Gallery, build_gallery
 from compress.parity_page import parity_sections
 from compress.provenance import without_places, yaml_text
 from compress.summary import Row, device_notes, layers_by_damage, summary_sentence
-from compress.units import count, milliseconds, size
+from compress.units import count, millijoules, milliseconds, size
 from compress.variant_run import VariantRun
 from runtime.files import write_atomically, write_json
 from runtime.latency import decode_samples
+from runtime.machine_text import machine_facts
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure of the page: heading, SVG, and the sentence below it."""
+    """One figure of the page: heading, SVG, and the sentence below it. tall: panels below each other."""
 
     title: str
     svg: str
     caption: str
+    tall: bool = False
 
 
 def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) -> Path:
@@ -55,7 +58,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds)
+    environment.filters.update(count=count, percent=_percent, size=size, time=milliseconds, energy=millijoules)
     environment.filters.update(deviations=_deviations, by_damage=layers_by_damage)
     page = environment.get_template("report.html.jinja").render(
         recipe=first.plan.recipe,
@@ -73,7 +76,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
         galleries=[(gallery, _agreement_plot(gallery)) for gallery in _galleries(first, outputs)],
         analysis=analysis_section(first, tuple(first.artifacts), outputs),
         provenance=_provenance(first),
-        machine=_flatten(bench["environment"]) if bench else [],
+        machine=_machine(bench) if bench else [],
         description=without_places(first.plan.recipe.description),
         recipe_text=_recipe_text(first),
     )
@@ -90,13 +93,16 @@ def _of_devices(run: VariantRun, rows: Sequence[Row]) -> list[Candidate]:
 
 def _device_plots(candidates: Sequence[Candidate]) -> list[Plot]:
     plots = []
-    for target in dict.fromkeys(each.target for each in candidates):
-        here = [each for each in candidates if each.target == target]
-        caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: those that no "
-        caption += "other beats in accuracy, latency and size. Hollow: failed parity or a limit."
+    for target, here in by_target(candidates).items():
+        measures = ["latency", "size", *(["energy"] if energy_counter(here) else [])]
+        caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: what no other "
+        caption += f"beats in this cost. Pale: beaten in accuracy, {' and '.join(measures)} together. Hollow: failed "
+        caption += "parity or a limit."
         if limits := limits_in_words(here[0].limits):
             caption += f" Dashed: the limits of {target} ({limits})."
-        plots.append(Plot(f"Accuracy against latency on {target}", figures.choice(here), caption))
+        plots.append(
+            Plot(f"Accuracy against {' and '.join(measures)} on {target}", choice_plot(here), caption, tall=True)
+        )
     return plots
 
 
@@ -195,6 +201,13 @@ def _provenance(run: VariantRun) -> list[tuple[str, str]]:
     rows = {"train": run.dataset.train, "validation": run.dataset.validation, "test": run.dataset.test}
     found.append(("rows", ", ".join(f"{name} {len(split):,}" for name, split in rows.items())))
     return [*found, *versions().items()]
+
+
+def _machine(bench: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is recorded of the machine, its state before and after, and its energy where it has a counter."""
+    facts = machine_facts(bench)
+    del facts["machine"]  # what is recorded says it in full
+    return [*_flatten(bench["environment"]), *facts.items(), *(("note", note) for note in bench["notes"])]
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ class Row:
     multiply-accumulates for one row (`compress.models.profile`). `format` is that of an exported file, `engine` what it
     ran on, empty for its own; `quantization` how its first seed became INT8 (`export.to_int8.Int8Model.to_json`).
     `not_run`: what this machine lacks to run the file; its accuracies are then those of the stage and not shown.
+    `energy_mj`: millijoules of one call by the counters that the machine has, each by its name.
     `target`: where a file was measured, `local` or a device of targets.yaml; `limits` are those of the device, with
     `accuracy_floor` the least accuracy that they allow, and `limits_missed` says in words which ones are not held.
     """
@@ -68,6 +69,7 @@ class Row:
     p50_ms: float | None = None
     p90_ms: float | None = None
     latency_note: str = ""
+    energy_mj: Mapping[str, float] = field(default_factory=dict)
     parity: Verdict | None = None
     not_run: str | None = None
     format: str | None = None
@@ -139,9 +141,7 @@ def _export_rows(group: Sequence[VariantRun]) -> Iterable[Row]:
             agreement_with_teacher=_agreement(group, stage.name),
             **_of_stage(first, stage),
             size_bytes=bundles[0].formats[format_name].size_bytes,
-            p50_ms=_percentile_ms(bench, "p50"),
-            p90_ms=_percentile_ms(bench, "p90"),
-            latency_note=_latency_note(bench),
+            **_of_bench(bench),
             parity=_parity(parities),
             not_run=next((why for parity in parities if (why := parity.get("not_run"))), None),
             format=format_name,
@@ -188,19 +188,23 @@ def _device_row(group: Sequence[VariantRun], stage: StagePlan, bundle: Bundle, d
     accuracies = [run.result(accuracy_file(form, device)) for run in group]
     errors = [error for run in group if (error := run.device_errors.get(device.label))]
     incomplete = None in benches or None in accuracies
-    parities = [result["formats"].get(form) for run in group if (result := run.result("parity.json"))]
+    key = device.target.choice.key(form)
+    parities = [
+        result["formats"].get(key) or result["formats"].get(form)  # of the engine where it was proven here, or the file
+        for run in group
+        if (result := run.result("parity.json"))
+    ]
     return Row(
-        name=f"{stage.name} · {form}",
+        name=f"{stage.name} · {key}",
         what="export",
         agreement_with_teacher=_agreement(group, stage.name),
         **_of_stage(first, stage),
         size_bytes=bundle.formats[form].size_bytes,
-        p50_ms=_percentile_ms(benches[0], "p50"),
-        p90_ms=_percentile_ms(benches[0], "p90"),
-        latency_note=_latency_note(benches[0]),
+        **_of_bench(benches[0]),
         parity=_parity([parity for parity in parities if parity]),
         not_run=errors[0].message if errors and incomplete else None,
         format=form,
+        engine=device.target.choice.label,
         target=device.label,
         limits=device.target.limits.model_dump(exclude_none=True),
         accuracy_floor=_accuracy_floor(device.target.limits, accuracies),
@@ -262,6 +266,15 @@ def _expectation(expect: ExpectSpec, accuracy: float, judged: bool) -> Expectati
         tolerance, passed = f"no worse by {allowed:g}", off <= allowed
     verdict = passed if judged else None
     return Expectation(metric, cell.mean, cell.deviation, ours, tolerance, expect.source, verdict)
+
+
+def _of_bench(bench: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "p50_ms": _percentile_ms(bench, "p50"),
+        "p90_ms": _percentile_ms(bench, "p90"),
+        "latency_note": _latency_note(bench),
+        "energy_mj": {each["counter"]: each["mj_per_call"] for each in (bench or {}).get("energy", ())},
+    }
 
 
 def _percentile_ms(bench: Mapping[str, Any] | None, name: str) -> float | None:

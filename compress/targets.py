@@ -6,20 +6,25 @@ pi4:
   python: /home/pi/venv/bin/python
   threads: 4
   limits: {p90_ms: 5, size_kb: 300, accuracy_drop_points: 0.5}
+orin: {host: orin, engine: tensorrt}
 phone: {serial: emulator-5554}     # over Android's debug bridge
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, RootModel, ValidationError, model_validator
 
+from compress.engine_options import EngineOptions
 from compress.kinds import Name, Spec
 from compress.recipe_report import did_you_mean, problems_of, recipe_error
 from compress.yaml_document import Document, Problem, read_document
 from runtime.errors import RecipeError, UsageError
+from runtime.runners import runs_on
+from runtime.runners.choice import DEFAULT
 
 DEFAULT_FILE = Path("targets.yaml")
 LOCAL = "local"
@@ -41,7 +46,7 @@ class Limits(Spec):
         return self.model_copy(update={name: None})
 
 
-class Target(Spec):
+class Target(EngineOptions):
     """A device, how it is reached, and how it runs a model.
 
     host: for ssh, with user and port where the user's own configuration does not say them; ssh_config: a file that
@@ -65,6 +70,10 @@ class Target(Spec):
     time_limit_s: float = Field(900.0, gt=0, le=86_400)
     limits: Limits = Limits()
 
+    def runs(self, format: str) -> bool:
+        """Return whether the engine that is named runs a format; without one each runs on its own."""
+        return self.choice == DEFAULT or runs_on(format, self.choice)
+
     @model_validator(mode="after")
     def _reached_one_way(self) -> Target:
         if (self.host is None) == (self.serial is None):
@@ -72,6 +81,16 @@ class Target(Spec):
         if self.serial is not None and (self.user or self.port or self.ssh_config):
             raise ValueError("user, port and ssh_config are of ssh, and serial is of adb")
         return self
+
+
+class ThisMachine(Target):
+    """The target `local`: measured as any other is, by a process of the Python that runs edgefold."""
+
+    python: str = sys.executable
+
+    @model_validator(mode="after")
+    def _reached_one_way(self) -> ThisMachine:
+        return self  # there is no way to go
 
 
 class _Targets(RootModel[dict[Name, Target]]):
@@ -99,10 +118,12 @@ def read_targets(path: Path) -> dict[str, Target]:
 
 
 def find_target(name: str, path: Path = DEFAULT_FILE) -> Target:
-    """Return the device `name` of the file `path`."""
+    """Return the device `name` of the file `path`; for `local` no file is needed."""
+    if name == LOCAL:
+        return ThisMachine()
     targets = read_targets(path)
     if name not in targets:
-        raise UsageError(f"{path} has no target '{name}'", did_you_mean(name, list(targets)))
+        raise UsageError(f"{path} has no target '{name}'", did_you_mean(name, [LOCAL, *targets]))
     return targets[name]
 
 

@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from compress.units import count, duration, milliseconds, size
+from compress.units import count, duration, millijoules, milliseconds, size
 from runtime.display import throughput
+from runtime.machine_text import board_facts
 
 if TYPE_CHECKING:
     from compress.analysis.command import VariantAnalysis
@@ -437,7 +438,7 @@ def print_target_benches(
         click.echo(json.dumps(results, indent=2))
         return
     table = _table("target", "format", "engine", "threads", "batch", "size", "p50", "p90", "p99", "limits")
-    notes = []
+    notes, facts = [], []
     for name, by_format in results.items():
         for form, result in by_format.items():
             engine, latency = result["engine"], result["latency"]
@@ -456,12 +457,23 @@ def print_target_benches(
                 "MISSED" if missed[name, form] else "",
             )
             notes += [f"{name}, {form}: {note}" for note in result["notes"]]
+            facts += [f"{name}, {form}: {what}: {fact}" for what, fact in board_facts(result).items()]
             if result.get("scenario", "single") != "single":
                 notes.insert(0, f"{name}, {form}: {throughput(result)}")
     console = _console(stderr=False)
     console.print(table)
+    for fact in facts:
+        console.print(fact, soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def _unlike_this_machine(agreement: Mapping[str, Any] | None) -> str:
+    if agreement is None:
+        return "not compared"
+    differing = agreement["differing_row_ids"]
+    shown = ", ".join(map(str, differing[:5])) + (", ..." if len(differing) > 5 else "")
+    return f"{len(differing)} (row ids {shown})" if differing else "0"
 
 
 def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]]], as_json: bool) -> None:
@@ -473,8 +485,6 @@ def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]
     for name, by_format in results.items():
         for form, result in by_format.items():
             low, high = result["interval_95"]
-            differing = result["host_agreement"]["differing_row_ids"]
-            shown = ", ".join(map(str, differing[:5])) + (", ..." if len(differing) > 5 else "")
             table.add_row(
                 name,
                 form,
@@ -483,7 +493,7 @@ def print_target_accuracies(results: Mapping[str, Mapping[str, Mapping[str, Any]
                 f"{result['correct']:,}",
                 f"{100 * result['accuracy']:.2f} %",
                 f"{100 * low:.2f} – {100 * high:.2f}",
-                f"{len(differing)} (row ids {shown})" if differing else "0",
+                _unlike_this_machine(result.get("host_agreement")),
             )
     _console(stderr=False).print(table)
 
@@ -500,17 +510,24 @@ def _table(*columns: str) -> Table:
 
 def print_candidates(candidates: Sequence[Candidate]) -> None:
     """Show what was measured of several runs, those that no other beats marked, then which one to ship."""
-    from compress.choice import front, sentences
+    from compress.choice import by_target, energy_counter, front, labels, sentences
 
-    best = front(candidates)
-    table = _table("target", "student", "size", "p50", "p90", "accuracy", "95 % interval", "limits", "not beaten")
+    best, names = front(candidates), labels(candidates)
+    counters = {target: energy_counter(here) for target, here in by_target(candidates).items()}
+    energy = ["energy"] if any(counters.values()) else []
+    table = _table(
+        "target", "student", "size", "p50", "p90", *energy, "accuracy", "95 % interval", "limits", "not beaten"
+    )
     for each in sorted(candidates, key=lambda each: (each.target, each.p50_ms)):
+        counter = counters[each.target]
+        joules = [millijoules(each.energy_mj[counter]) if counter else ""] if energy else []
         table.add_row(
             each.target,
-            each.label,
+            names[each],
             size(each.size_bytes),
-            milliseconds(each.p50_ms),
+            f"{milliseconds(each.p50_ms)} {each.latency_note}".rstrip(),
             milliseconds(each.p90_ms),
+            *joules,
             f"{100 * each.accuracy:.2f} %",
             f"{100 * each.low:.2f} – {100 * each.high:.2f}",
             "parity FAILED" if not each.parity else "; ".join(each.limits_missed),
@@ -518,5 +535,8 @@ def print_candidates(candidates: Sequence[Candidate]) -> None:
         )
     console = _console(stderr=False)
     console.print(table)
+    for target, counter in counters.items():
+        if counter:
+            console.print(f"Energy of a call on {target}: {counter}, with all else that ran.", soft_wrap=True)
     for sentence in sentences(candidates):
         console.print(sentence, soft_wrap=True)

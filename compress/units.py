@@ -23,6 +23,10 @@ def milliseconds(value: float | None) -> str:
     return f"{1000 * value:.1f} µs" if value < 1 else f"{value:.2f} ms"
 
 
+def millijoules(value: float) -> str:
+    return f"{1000 * value:.1f} µJ" if value < 1 else f"{value:.2f} mJ" if value < 1000 else f"{value / 1000:.2f} J"
+
+
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"

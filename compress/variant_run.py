@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compress import provenance
-from compress.device_run import Device, devices_of, measure
+from compress.device_run import Device, devices_of, measure, serves
 from compress.evaluate import predict
 from compress.formats import engine_specs
 from compress.forms import Source, form_of, record_file
@@ -27,7 +27,6 @@ from export.layers import binary_layers
 from export.to_onnx import onnx_from_graph
 from export.to_portable import portable_from_onnx
 from export.to_qdq import qdq_from_onnx
-from export.to_tensorrt import tensorrt_module
 from export.to_torch_tensorrt import program_from_graph, torch_tensorrt_module
 from export.verify import NotRun, cases_of, require_parity, verify_formats
 from runtime.bundle import Bundle, open_bundle
@@ -37,6 +36,7 @@ from runtime.measure import FULL, QUICK
 from runtime.own_process import run_in_own_process
 from runtime.processes import Candidate, measured_in_turn
 from runtime.runners.choice import DEFAULT, EngineChoice
+from runtime.tensorrt_library import tensorrt_module
 
 Step = Literal["train", "export", "verify", "benchmark"]
 STEPS: tuple[Step, ...] = ("train", "export", "verify", "benchmark")
@@ -276,7 +276,7 @@ class VariantRun(Stages):
         kept = self.result(target.name)
         if kept is not None:
             return kept
-        options = ["--format", format_name, *_engine_options(choice), "--data", self.rows_file()]
+        options = ["--format", format_name, *choice.arguments, "--data", self.rows_file()]
         result = self._from_device_side("accuracy", bundle.path, *options)
         result |= self.beside_torch(result["predictions"], self.torch_classes())
         write_json(target, result)
@@ -305,8 +305,7 @@ class VariantRun(Stages):
             for format_name, target in wanted:
                 file = self.folder / f"bench.{format_name}.{_target_name(target)}.json"
                 settings = {**target.model_dump(exclude_none=True), "quick": target.quick or self.settings.quick}
-                kept = self.result(file.name)
-                if settings["quick"] == quick and (kept is None or kept["settings"] != settings):
+                if settings["quick"] == quick and not serves(self.result(file.name), settings):
                     missing[file] = (Candidate(bundle.path, _bench_options(format_name, target)), settings)
             if not missing:
                 continue
@@ -362,13 +361,8 @@ def _label(bench: Mapping[str, Any]) -> str:
 
 
 def _bench_options(format_name: str, target: LocalSpec) -> tuple[str, ...]:
-    options = ["--format", format_name, *_engine_options(target.choice)]
-    options += ["--threads", target.threads, "--batch", target.batch]
-    return tuple(map(str, options))
-
-
-def _engine_options(choice: EngineChoice) -> list[Any]:
-    return [part for name, value in choice.to_json().items() for part in (f"--{name}", value)]
+    sizes = (f"--threads={target.threads}", f"--batch={target.batch}")
+    return (f"--format={format_name}", *target.choice.arguments, *sizes)
 
 
 def _target_name(target: LocalSpec) -> str:

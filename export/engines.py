@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from export.parity import Gate
-from export.to_tensorrt import Engine, engine_from_onnx
 from runtime.bundle import MANIFEST, Bundle, open_bundle, write_checksums
-from runtime.errors import ExportError, UsageError
+from runtime.bundle_engine import engine_of
+from runtime.engine_build import Engine
+from runtime.errors import UsageError
 from runtime.files import folder_atomically, json_text, write_atomically, write_json
 from runtime.manifest import EngineRequest, FormatFile
 
@@ -23,7 +24,6 @@ from runtime.manifest import EngineRequest, FormatFile
 FP32_GATE = Gate(max_error_over_std=1e-3, top1_agreement=0.999, metric_drop_points=0.05)
 _KIND = "tensorrt"
 _EVERY = "portable"  # in the place of a capability: what TensorRT-RTX builds for all of its GPUs
-_SOURCES = (".onnx",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def build_engines(
     """Build what is requested; the bundle stays as it is.
 
     Raises UsageError for a format that the bundle lacks or that is no ONNX, ExportError and MissingExtraError as
-    `export.to_tensorrt.engine_from_onnx` does.
+    `runtime.engine_build.engine_from_onnx` does.
     """
     built: list[BuiltEngine] = []
     for request in requests:
@@ -93,23 +93,15 @@ def write_engine(folder: Path, built: BuiltEngine) -> Path:
 
 def _built(bundle: Bundle, request: EngineRequest, capability: str | None, timing_cache: Path | None) -> BuiltEngine:
     source = bundle.format(request.source)
-    if not source.file.endswith(_SOURCES) or source.source is not None:
-        fitting = ", ".join(name for name, form in bundle.formats.items() if form.file.endswith(_SOURCES))
-        raise UsageError(f"{bundle.path}: {source.file} is no ONNX file", remedy=f"Build of one of {fitting}.")
-    profiles = request.profiles or (bundle.batch_sizes,)
-    engine = engine_from_onnx(
-        bundle.read_bytes(source.file),
-        batch_sizes=profiles[0],
-        further_profiles=profiles[1:],
-        length=bundle.input.shape[0] if any(bundle.input.free) else None,
+    engine = engine_of(
+        bundle,
+        request.source,
+        request.profiles or (bundle.batch_sizes,),
         compute_capability=capability,
         module=request.module,
         workspace_mib=request.workspace_mib,
         timing_cache=timing_cache,
-        name=f"{bundle.name} {request.source}",
-        origin=str(bundle.path / source.file),
     )
-    _require_same_ends(bundle, engine, source.file)
     suffix = "" if source.precision == "fp32" else f"-{source.precision}"
     name = f"{engine.compute_capability or _EVERY}{suffix}"
     entry = FormatFile(
@@ -121,12 +113,3 @@ def _built(bundle: Bundle, request: EngineRequest, capability: str | None, timin
         capability=engine.compute_capability,
     )
     return BuiltEngine(f"{_KIND}-{name}", entry, engine, source.file)
-
-
-def _require_same_ends(bundle: Bundle, engine: Engine, file: str) -> None:
-    """Refuse an engine that takes or gives something else than the manifest says."""
-    inputs = [(each.name, each.dtype) for each in engine.inputs]
-    outputs = {each.name: each.dtype for each in engine.outputs}
-    expected = [(bundle.input.name, bundle.input.dtype)]
-    if inputs != expected or any(outputs.get(each.name) != each.dtype for each in bundle.outputs):
-        raise ExportError(f"{bundle.path / file}: the engine takes {inputs} and gives {outputs}; expected {expected}")

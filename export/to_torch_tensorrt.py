@@ -20,7 +20,7 @@ import torch
 from export.graph import DeployableGraph, InputSignature
 from export.layers import with_exported_layers
 from export.parity import Comparison, Gate, compare, worst
-from export.to_tensorrt import profile_sizes
+from runtime.engine_build import profile_sizes
 from runtime.errors import ExportError, GateError, MissingExtraError
 
 MODULE = "torch_tensorrt"

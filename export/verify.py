@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from export.engines import FP32_GATE
 from export.parity import (
     ClassCount,
     Comparison,
@@ -265,6 +266,8 @@ def require_parity(report: ParityReport | NotRun) -> None:
 def _gate(form: FormatFile, choice: EngineChoice) -> Gate:
     """Return the gate of a form where it is computed in its own precision, or the looser of the two."""
     own = Gate(**form.gate) if form.gate is not None else gate_of(form.precision)
+    if choice.builds and form.precision == "fp32":
+        return looser(own, FP32_GATE)
     return looser(own, gate_of(choice.precision)) if choice.precision not in (None, "fp32") else own
 
 

@@ -128,7 +128,7 @@ def evaluate(
     if batch < 1:
         raise UsageError(f"batch is {batch}, expected at least 1")
     bundle = runner.bundle
-    batch = bundle.fixed_batch or batch
+    batch = runner.rows_at_once(batch)
     check_rows(rows, bundle, origin)
     _check_reference(rows, reference, origin)
     predicted = _predict(runner, rows, batch, progress or (lambda line: None))

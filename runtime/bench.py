@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from runtime.board import BoardState, Energy, energy_between, read_board, read_counters, throttling
+from runtime.board import BoardState, read_board, throttling
 from runtime.bundle import Bundle
+from runtime.cuda import uuids_in_use
 from runtime.device import (
     Environment,
     Load,
@@ -26,6 +27,8 @@ from runtime.device import (
     read_load,
     usable_cores,
 )
+from runtime.energy import Energy, energy_between, read_counters
+from runtime.engine_file import EngineBuild
 from runtime.errors import EngineError, UsageError
 from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up
@@ -54,7 +57,10 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """`nodes` counts the operations on each provider, where the engine was asked for one and says so."""
+    """`nodes` counts the operations on each provider, where the engine was asked for one and says so.
+
+    gpus: UUIDs of the GPUs that the process has a CUDA context on; their clocks and energy are those of the engine.
+    """
 
     name: str
     version: str
@@ -62,6 +68,7 @@ class EngineRecord:
     threads: int
     choice: EngineChoice = DEFAULT
     nodes: Mapping[str, int] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +78,7 @@ class EngineRecord:
             "threads": self.threads,
             "chosen": self.choice.to_json(),
             **({"nodes": dict(self.nodes)} if self.nodes else {}),
+            **({"gpus": list(self.gpus)} if self.gpus else {}),
         }
 
 
@@ -107,7 +115,8 @@ class BenchResult:
 
     `identity` says of which model it is, for the document. The board is asked before the warm-up and after the last
     call: that takes longer than the warm caches last. scenario: `single` and `offline` differ in what their batch and
-    their throughput mean; of `server` the samples are the queries at the largest rate that was held.
+    their throughput mean; of `server` the samples are the queries at the largest rate that was held. engine_build: of
+    an engine that is built where it runs; building is no part of the cold start.
     """
 
     bundle: str
@@ -133,6 +142,7 @@ class BenchResult:
     samples_ns: np.ndarray
     scenario: str = SINGLE
     server: ServerResult | None = None
+    engine_build: EngineBuild | None = None
 
     @property
     def throughput_rows_per_s(self) -> float:
@@ -158,6 +168,7 @@ class BenchResult:
             **({"server": self.server.to_json()} if self.server else {}),
             "quick": self.quick,
             "seconds": self.seconds,
+            **({"engine_build": self.engine_build.to_json()} if self.engine_build else {}),
             "cold_start": self.cold_start.to_json(),
             "warm_up": self.warm_up.to_json(),
             "latency": self.latency.to_json(),
@@ -196,11 +207,8 @@ def benchmark(
     say = progress or (lambda line: None)
     samples = bundle.samples() if rows is None else rows
     board_before = read_board()
-    with open_runner(bundle, format, threads, choice, **({"on_gpu": on_gpu} if on_gpu else {})) as runner:
+    with open_runner(bundle, format, threads, choice, on_gpu=on_gpu, batch=batch, say=say) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
-        runner_record = EngineRecord(
-            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes
-        )
         with _engine_errors(runner), garbage_collector_paused():
             first_call_ms = timed(calls[0]) / 1e6
             say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")
@@ -208,12 +216,16 @@ def benchmark(
             if server is None:
                 expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
                 say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
-            before, switches, counters = read_load(), involuntary_switches(), read_counters()
+            gpus = uuids_in_use()
+            before, switches, counters = read_load(), involuntary_switches(), read_counters(gpus=gpus)
             served = largest_rate(calls, server, say=say) if server else None
             samples_ns, seconds = (served.best.latencies_ns, served.best.seconds) if served else measure(calls, plan)
-            counters_after, after, switches_after = read_counters(), read_load(), involuntary_switches()
+            counters_after, after, switches_after = read_counters(gpus=gpus), read_load(), involuntary_switches()
+        board_after = read_board()
         cold_start = ColdStart(runner.load_ms, first_call_ms)
-    board_after = read_board()
+        engine = EngineRecord(
+            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes, gpus
+        )
     latency, environment = summarize(samples_ns), read_environment()
     # A queue makes the latencies of a server wander, so their drift says nothing of the machine.
     steady = dataclasses.replace(latency, drift=None) if served else latency
@@ -231,7 +243,7 @@ def benchmark(
         format=runner.format,
         precision=runner.file.precision,
         size_bytes=runner.file.size_bytes,
-        engine=runner_record,
+        engine=engine,
         batch=batch,
         quick=plan.quick,
         seconds=seconds,
@@ -250,11 +262,12 @@ def benchmark(
             *runner.notes,
             *bundle.notes(made_up=rows is None),
             *_notes(bundle, batch, threads, warm, steady, environment, before, after),
-            *_board_notes(board_before, board_after),
+            *_board_notes(board_before, board_after, gpus),
         ),
         samples_ns=samples_ns,
         scenario=scenario,
         server=served,
+        engine_build=runner.engine_build,
     )
 
 
@@ -310,11 +323,13 @@ def _notes(
         earlier, later = getattr(before, name), getattr(after, name)
         if earlier is not None and later is not None and later > earlier:
             notes.append(f"{UNSTABLE}: {what.format(later - earlier)} during the measurement")
+    if cooling := max(before.cpu_cooling_state or 0, after.cpu_cooling_state or 0):
+        notes.append(f"{UNSTABLE}: the kernel held the CPU back against heat (cooling state {cooling})")
     if "torch" in sys.modules:
         notes.append("torch is loaded in this process; its threads can disturb the engine")
     return tuple(notes)
 
 
-def _board_notes(before: BoardState, after: BoardState) -> tuple[str, ...]:
-    held_back = throttling(before, after)
-    return (f"{UNSTABLE}: the board was held back: {', '.join(held_back)} (vcgencmd)",) if held_back else ()
+def _board_notes(before: BoardState, after: BoardState, gpus: Collection[str]) -> tuple[str, ...]:
+    held_back = throttling(before, after, gpus)
+    return (f"{UNSTABLE}: the board was held back: {', '.join(held_back)}",) if held_back else ()

@@ -36,8 +36,9 @@ def classify(runner: Runner, texts: Sequence[str]) -> list[Classified]:
     """Run `texts` as the bundle's featuriser writes them. Raises UsageError for a bundle of images."""
     featuriser = featuriser_of(runner.bundle)
     found = []
-    for first in range(0, len(texts), _BATCH):
-        batch = texts[first : first + _BATCH]
+    size = runner.rows_at_once(_BATCH)
+    for first in range(0, len(texts), size):
+        batch = texts[first : first + size]
         rows = shortened(featuriser.encode(batch), runner.bundle)
         logits = runner.infer(rows).astype(np.float64)  # (N, C)
         if not np.isfinite(logits).all():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
 import os
 import platform
 import sys
@@ -81,6 +80,8 @@ def _path() -> Path:
 
 def _installed() -> Path | None:
     """Return the installed package's library: in a checkout's folder `python -m runtime` is the checkout's, without."""
+    import importlib.metadata  # which brings a mail reader; models that are not packed need neither
+
     try:
         path = Path(str(importlib.metadata.distribution("edgefold").locate_file(f"runtime/ops/{FILE_NAME}")))
     except importlib.metadata.PackageNotFoundError:
@@ -145,4 +146,4 @@ def _python_machine() -> str:
     machine = platform.machine()
     if sys.maxsize > 2**32:
         return machine
-    return {"x86_64": "i686", "aarch64": "armv7l"}.get(machine, machine)
+    return {"x86_64": "i686", "aarch64": "armv7l", "armv8l": "armv7l"}.get(machine, machine)

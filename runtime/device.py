@@ -5,27 +5,37 @@ A record never fails a measurement: what cannot be read is absent. `root` stands
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runtime import cgroup
 from runtime.custom_ops import loaded_instruction_set
+from runtime.system_files import number, readable, text
+from runtime.version import VERSION
 
 T = TypeVar("T")
 
 ROOT = Path("/")
-_ENGINES = ("numpy", "onnxruntime", "tensorrt", "openvino")
+_ENGINES = ("numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino", "torch")
+# Of all that /proc/cpuinfo lists what engines choose their kernels by.
+_FEATURES = {
+    "flags": re.compile(r"(sse4|avx|fma|f16c|amx)\w*"),  # x86, where `sme` is encryption
+    "Features": re.compile(r"(neon|asimd|fphp|bf16|i8mm|sve|sme)\w*"),  # ARM
+}
+# Names of the kernel's drivers that cool by holding the CPU back: its clock by policy, by ACPI, or by forced idleness.
+_CPU_COOLERS = ("cpufreq-", "thermal-cpufreq-", "Processor", "thermal-idle-")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores, `custom_ops`
-    the instruction set of the custom operators, where this process has loaded them."""
+    """What stays the same during a measurement. `cpu_limit` is the cgroup's, in cores, `custom_ops` the instruction
+    set of the custom operators, where this process has loaded them, `cpu_features` what engines choose kernels by."""
 
     system: str | None
     machine: str | None
@@ -41,6 +51,7 @@ class Environment:
     python: str
     packages: dict[str, str]
     custom_ops: str | None = None
+    cpu_features: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return _present(asdict(self))
@@ -48,7 +59,11 @@ class Environment:
 
 @dataclass(frozen=True)
 class Load:
-    """What changes: read it before and after. Throttling counters only ever rise."""
+    """What changes: read it before and after. Throttling counters only ever rise.
+
+    temperature_celsius: of the hottest zone. cpu_cooling_state: how far the kernel holds the CPU back against heat, 0
+    for not at all.
+    """
 
     load_average: tuple[float, ...] | None
     memory_available_bytes: int | None
@@ -57,6 +72,7 @@ class Load:
     cgroup_throttled_periods: int | None
     cgroup_throttled_us: int | None
     thermal_throttle_events: int | None
+    cpu_cooling_state: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return _present(asdict(self))
@@ -67,24 +83,25 @@ def read_environment(root: Path = ROOT) -> Environment:
     return Environment(
         system=_attempt(platform.platform),
         machine=_attempt(platform.machine),
-        device_model=_attempt(lambda: _text(root / "proc/device-tree/model").strip("\0")),
+        device_model=_attempt(lambda: text(root / "proc/device-tree/model").strip("\0")),
         cpu_model=_attempt(lambda: _cpu_model(root)) or _attempt(platform.processor) or None,
         logical_cores=os.cpu_count(),
         affinity=affinity,
         governors=_attempt(lambda: _governors(root, affinity)),
         max_frequency_mhz=_attempt(lambda: max(_frequencies(root, affinity, "cpuinfo_max_freq") or ())),
         memory_bytes=_attempt(lambda: _memory(root, "MemTotal")),
-        cpu_limit=_attempt(lambda: _cpu_limit(root)),
-        container=_attempt(lambda: _container(root)),
+        cpu_limit=_attempt(lambda: cgroup.cpu_limit(root)),
+        container=_attempt(lambda: cgroup.container(root)),
         python=platform.python_version(),
         packages=_loaded_packages(),
         custom_ops=_attempt(loaded_instruction_set),
+        cpu_features=_attempt(lambda: _cpu_features(root)),
     )
 
 
 def read_load(root: Path = ROOT) -> Load:
     affinity = _attempt(_affinity)
-    periods, microseconds = _attempt(lambda: _cgroup_throttling(root)) or (None, None)
+    periods, microseconds = _attempt(lambda: cgroup.throttling(root)) or (None, None)
     return Load(
         load_average=_attempt(os.getloadavg),
         memory_available_bytes=_attempt(lambda: _memory(root, "MemAvailable")),
@@ -93,6 +110,7 @@ def read_load(root: Path = ROOT) -> Load:
         cgroup_throttled_periods=periods,
         cgroup_throttled_us=microseconds,
         thermal_throttle_events=_attempt(lambda: _thermal_throttling(root)),
+        cpu_cooling_state=_attempt(lambda: _cpu_cooling_state(root)),
     )
 
 
@@ -138,23 +156,6 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _readable(paths: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
-    """Read those of `paths` that can be read."""
-    found = []
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError):
-            found.append(read(path))
-    return found
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace").strip()
-
-
-def _number(path: Path) -> int:
-    return int(_text(path))
-
-
 def _affinity() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))  # Linux only; elsewhere the AttributeError makes it absent
 
@@ -165,8 +166,15 @@ def _cpu_model(root: Path) -> str:
     return next(fields[key] for key in ("model name", "Hardware", "Model", "cpu model") if fields.get(key))
 
 
+def _cpu_features(root: Path) -> tuple[str, ...] | None:
+    """/proc/cpuinfo lists them for each core; big and little ones of a board have the same."""
+    fields = dict(_colon_lines(root / "proc/cpuinfo"))
+    found = [word for key, kind in _FEATURES.items() for word in fields.get(key, "").split() if kind.fullmatch(word)]
+    return tuple(sorted(found)) or None
+
+
 def _colon_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for line in _text(path).splitlines():
+    for line in text(path).splitlines():
         key, colon, value = line.partition(":")
         if colon:
             yield key.strip(), value.strip()
@@ -184,73 +192,32 @@ def _cpu_folders(root: Path, affinity: tuple[int, ...] | None) -> list[Path]:
 
 def _governors(root: Path, affinity: tuple[int, ...] | None) -> tuple[str, ...] | None:
     files = [each / "cpufreq/scaling_governor" for each in _cpu_folders(root, affinity)]
-    return tuple(sorted(set(_readable(files, _text)))) or None
+    return tuple(sorted(set(readable(files, text)))) or None
 
 
 def _frequencies(root: Path, affinity: tuple[int, ...] | None, file: str) -> tuple[float, ...] | None:
     files = [each / "cpufreq" / file for each in _cpu_folders(root, affinity)]
-    return tuple(kilohertz / 1000 for kilohertz in _readable(files, _number)) or None
+    return tuple(kilohertz / 1000 for kilohertz in readable(files, number)) or None
 
 
 def _temperature(root: Path) -> float:
     """Return the hottest zone: a throttled chip is hot somewhere."""
-    return max(_readable((root / "sys/class/thermal").glob("thermal_zone*/temp"), _number)) / 1000
+    return max(readable((root / "sys/class/thermal").glob("thermal_zone*/temp"), number)) / 1000
+
+
+def _cpu_cooling_state(root: Path) -> int | None:
+    devices = (root / "sys/class/thermal").glob("cooling_device*")
+    cooling = [device for device in devices if text(device / "type").startswith(_CPU_COOLERS)]
+    return max(readable((device / "cur_state" for device in cooling), number), default=None)
 
 
 def _thermal_throttling(root: Path) -> int | None:
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
-    counters = _readable(files, _number)
+    counters = readable(files, number)
     return sum(counters) if counters else None
 
 
-def _cgroup_folders(root: Path) -> list[Path]:
-    """Return the process's cgroup and its parents: a limit anywhere on the way up holds."""
-    mount = root / "sys/fs/cgroup"
-    if (mount / "cpu").is_dir():  # version 1, where a container sees its own group at the mount
-        return [mount / "cpu"]
-    lines = _text(root / "proc/self/cgroup").splitlines()
-    own = next(line[3:] for line in lines if line.startswith("0::"))
-    folder = mount / own.lstrip("/")
-    return [folder, *(each for each in folder.parents if each == mount or mount in each.parents)]
-
-
-def _cpu_limit(root: Path) -> float | None:
-    limits = []
-    for folder in _cgroup_folders(root):
-        with contextlib.suppress(OSError, ValueError):
-            if (folder / "cpu.max").exists():
-                quota, period = _text(folder / "cpu.max").split()
-            else:
-                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
-            if quota not in ("max", "-1"):
-                limits.append(int(quota) / int(period))
-    return min(limits, default=None)
-
-
-def _cgroup_throttling(root: Path) -> tuple[int, int] | None:
-    """Return (periods, microseconds) in which the kernel kept this process's groups from running."""
-    periods, microseconds, seen = 0, 0, False
-    for folder in _cgroup_folders(root):
-        with contextlib.suppress(OSError, ValueError):
-            counters = dict(line.split() for line in _text(folder / "cpu.stat").splitlines())
-            if "nr_throttled" in counters:
-                seen = True
-                periods += int(counters["nr_throttled"])
-                nanoseconds = int(counters.get("throttled_time", 0))  # version 1
-                microseconds += int(counters.get("throttled_usec", 0)) + nanoseconds // 1000
-    return (periods, microseconds) if seen else None
-
-
-def _container(root: Path) -> str | None:
-    if (root / ".dockerenv").exists():
-        return "docker"
-    if (root / "run/.containerenv").exists():
-        return "podman"
-    groups = _text(root / "proc/1/cgroup")
-    return next((name for name in ("kubepods", "docker", "containerd", "lxc") if name in groups), None)
-
-
 def _loaded_packages() -> dict[str, str]:
-    """Versions of the engines that this process has loaded; nothing is imported to find out."""
+    """Versions of edgefold, and of the engines that this process has loaded; nothing is imported to find out."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _ENGINES}
-    return {name: str(version) for name, version in loaded.items() if version}
+    return {"edgefold": VERSION, **{name: str(version) for name, version in loaded.items() if version}}

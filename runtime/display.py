@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from runtime.machine_text import machine_facts
+
 if TYPE_CHECKING:
     from runtime.accuracy import AccuracyResult
     from runtime.bundle import Bundle
@@ -57,13 +59,20 @@ def bench_text(result: Mapping[str, Any]) -> str:
     facts["cold start"] = (
         f"load {milliseconds(cold['session_load_ms'])}, first call {milliseconds(cold['first_call_ms'])}"
     )
+    if "engine_build" in result:
+        facts["engine"] = built(result["engine_build"])
     peak = max((each.get("peak_resident_bytes", 0) for each in processes), default=0)
     if peak:
         facts["memory"] = f"{peak / 1e6:.1f} MB at most, with Python and the engine"
-    facts["machine"] = _machine(result["environment"])
-    facts |= _board(result)
+    facts |= machine_facts(result)
     notes = [f"note: {note}" for note in result["notes"]]
     return "\n".join([title, "", *_columns(rows), "", *pairs(facts), *([""] if notes else []), *notes])
+
+
+def built(build: Mapping[str, Any]) -> str:
+    """Say where an engine comes from that is built where it runs."""
+    when = "by an earlier run" if build["cached"] else "now"
+    return f"built here {when} in {build['seconds']:.1f} s, kept as {build['key'][:12]}"
 
 
 def loadgen_text(result: Mapping[str, Any]) -> str:
@@ -175,42 +184,6 @@ def _confusions(result: AccuracyResult) -> list[str]:
 
 def _entries(confusion: Any) -> list[tuple[tuple[int, int], int]]:
     return [((i, j), count) for i, row in enumerate(confusion.tolist()) for j, count in enumerate(row)]
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    model = environment.get("device_model") or environment.get("cpu_model") or environment.get("machine", "unknown")
-    parts = [str(model)]
-    if "affinity" in environment:
-        parts.append(f"{len(environment['affinity'])} of {environment.get('logical_cores', '?')} cores usable")
-    if "cpu_limit" in environment:
-        parts.append(f"limited to {environment['cpu_limit']:g} cores")
-    if "governors" in environment:
-        parts.append(f"governor {'/'.join(environment['governors'])}")
-    if "custom_ops" in environment:
-        parts.append(f"custom operators {environment['custom_ops']}")
-    return ", ".join(parts)
-
-
-def _board(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the board's commands say after the measurement, and what its counters of energy counted."""
-    after = result.get("board", {}).get("after", {})
-    facts = {}
-    if "power_mode" in after:
-        facts["power mode"] = str(after["power_mode"])
-    if "gpus" in after:
-        facts["gpu"] = "; ".join(map(_gpu, after["gpus"]))
-    if "rails_mw" in after:
-        facts["power, after"] = ", ".join(f"{name} {power:,.0f} mW" for name, power in after["rails_mw"].items())
-    if "energy" in result:
-        counted = (f"{each['mj_per_call']:.4g} mJ a call by {each['counter']}" for each in result["energy"])
-        facts["energy"] = f"{', '.join(counted)}, with all else that ran"
-    return facts
-
-
-def _gpu(gpu: Mapping[str, Any]) -> str:
-    units = {"sm_clock_mhz": "MHz", "temperature_celsius": "degrees", "power_watts": "W"}
-    parts = [f"{gpu[name]:g} {unit}" for name, unit in units.items() if name in gpu]
-    return ", ".join([f"{gpu.get('name', 'GPU')} (driver {gpu.get('driver', 'unknown')})", *parts])
 
 
 def _unit(ms: float) -> tuple[str, float]:

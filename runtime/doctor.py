@@ -10,21 +10,28 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runtime import custom_ops
-from runtime.cuda import cuda_devices
+from runtime.cuda import cuda_devices, driver_version
 from runtime.errors import EdgefoldError
 from runtime.onnx_file import read_onnx_header
 from runtime.onnx_support import refusal
 
 _LEAST_PYTHON = (3, 10)
 # Engine -> what to hand pip.
-_ENGINES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
+_ENGINES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+_OF_A_GPU = ("tensorrt", "tensorrt_rtx")
 # Formats that other engines than ONNX Runtime run: `runtime.runners.RUNNERS`, which needs numpy.
 _NOT_ONNX = "tensorrt"
+_RAPL = "/sys/class/powercap"
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,26 @@ class Finding:
     needed: bool = False
 
 
-def examine(bundle: Path | None = None, formats: Sequence[str] = ()) -> list[Finding]:
-    """Return what is found here; with a bundle, whether the engine reads each of its formats (else `formats`)."""
-    # Without a GPU of NVIDIA's, TensorRT is nothing that is missing.
-    names = [name for name in _ENGINES if name != "tensorrt" or cuda_devices() or importlib.util.find_spec(name)]
-    engines = {name: _package(name, _ENGINES[name], needed=False) for name in names}
+def examine(bundle: Path | None = None, formats: Sequence[str] = (), engine: str | None = None) -> list[Finding]:
+    """Return what is found here; with a bundle, whether the engine reads each of its formats (else `formats`).
+
+    engine: the one that is to be used, without which nothing can be measured.
+    """
+    has_gpu = bool(cuda_devices())
+    # Without a GPU of NVIDIA's, TensorRT is nothing that is missing, unless it was asked for.
+    names = [name for name in _ENGINES if name not in _OF_A_GPU or has_gpu or importlib.util.find_spec(name)]
+    names += [engine] if engine in _ENGINES and engine not in names else []
+    engines = {name: _package(name, _ENGINES[name], needed=name == engine) for name in names}
+    if engine == "tensorrt" and "tensorrt_rtx" in engines and engines["tensorrt_rtx"].usable:
+        engines[engine] = replace(engines[engine], needed=False)  # the other builds engines as well
     findings = [_python(), _package("numpy", "numpy", needed=True), *engines.values()]
-    if not any(each.usable for each in engines.values()):
+    if engine in _OF_A_GPU:
+        findings.append(_gpu())
+    if not any(each.usable and (has_gpu or name not in _OF_A_GPU) for name, each in engines.items()):
         findings.append(Finding("an engine", False, "none of these", _pip("onnxruntime"), needed=True))
     findings += _providers(engines["onnxruntime"])
-    findings += [_custom_ops(), *_power()]
-    if bundle is not None:
+    findings += [_custom_ops(), *power_findings()]
+    if bundle is not None and engine in (None, "onnxruntime"):
         findings += _formats(bundle, formats, engines["onnxruntime"])
     return findings
 
@@ -83,6 +99,13 @@ def _package(module: str, install: str, *, needed: bool) -> Finding:
     return Finding(module, True, version, "", needed)
 
 
+def _gpu() -> Finding:
+    device = next(iter(cuda_devices()), None)
+    found = f"{device.name} ({device.capability}), driver {driver_version()}" if device else "no CUDA device"
+    remedy = "TensorRT runs on NVIDIA's GPUs: install the driver of one, or choose another engine."
+    return Finding("a GPU of NVIDIA's", device is not None, found, remedy, needed=True)
+
+
 def _pip(install: str) -> str:
     return f"{sys.executable} -m pip install {install}"
 
@@ -101,15 +124,27 @@ def _custom_ops() -> Finding:
         return Finding(what, False, error.message, "Build them for this device: runtime/ops/README.md.")
 
 
-def _power() -> Iterator[Finding]:
-    from runtime.board import power_mode, read_counters
+def power_findings() -> list[Finding]:
+    """Return what the device says of power: its mode, its GPUs, its counters of energy, its rails."""
+    from runtime.board import power_mode, read_rails
+    from runtime.energy import read_counters
+    from runtime.nvml import read_gpus
+    from runtime.tegrastats import read_tegrastats
 
+    findings = []
     if (mode := power_mode()) is not None:
-        yield Finding("power mode", True, mode)
+        findings.append(Finding("power mode", True, mode))
+    for gpu in read_gpus() or ():
+        findings.append(Finding("gpu", True, f"{gpu.get('name', 'unnamed')}, driver {gpu.get('driver', 'unknown')}"))
     counters = read_counters()
-    remedy = "Linux lets only root read RAPL: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
-    unreadable = any(Path("/sys/class/powercap").glob("intel-rapl:*")) and not counters
-    yield Finding("counters of energy", bool(counters), ", ".join(counters) or "none", remedy if unreadable else "")
+    unreadable = any(Path(_RAPL).glob("intel-rapl:*")) and not any(name.startswith("RAPL") for name in counters)
+    remedy = f"Linux lets only root read RAPL: sudo chmod a+r {_RAPL}/intel-rapl:*/energy_uj"
+    findings.append(Finding("counters of energy", bool(counters), ", ".join(counters) or "none"))
+    if unreadable:
+        findings.append(Finding("counters of RAPL", False, "not readable", remedy))
+    if rails := read_rails() or (read_tegrastats() or {}).get("rails_mw"):
+        findings.append(Finding("power of rails", True, f"{', '.join(rails)} (power, which is no energy)"))
+    return findings
 
 
 def _formats(bundle: Path, formats: Sequence[str], engine: Finding) -> Iterator[Finding]:

@@ -62,17 +62,15 @@ class Layer:
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class EngineFile:
-    """An engine's description.
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What is known of an engine wherever it lies.
 
-    onnx_file: the file of the bundle that it was built of. compute_capability: what it was built for, as in `sm86`;
-    None is every GPU that TensorRT-RTX serves. device: the GPU that it was built on, where that matters.
+    compute_capability: what it was built for, as in `sm86`; None is every GPU that TensorRT-RTX serves. device: the GPU
+    that it was built on, where it runs on no other kind.
     """
 
-    plan_sha256: str
     onnx_sha256: str
-    onnx_file: str
     module: str
     version: str
     compute_capability: str | None
@@ -83,8 +81,35 @@ class EngineFile:
     flags: Mapping[str, bool | int | None]
     layers: tuple[Layer, ...]
 
+    @property
+    def batch_sizes(self) -> tuple[int, int, int]:
+        """Return the smallest, best served and largest batch of the first profile."""
+        return self.profiles[0].batch_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFile(EngineFacts):
+    """An engine's description. onnx_file: the file of the bundle that it was built of."""
+
+    plan_sha256: str
+    onnx_file: str
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """How an engine came about that was built on this machine. cached: by an earlier run; seconds: that building took,
+    then or now; key: names it in the cache (`runtime.engine_cache`).
+    """
+
+    cached: bool
+    seconds: float
+    key: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def engine_file_from_json(text: bytes, origin: str) -> EngineFile:

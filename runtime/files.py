@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from runtime.errors import RunError, UsageError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -21,7 +24,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def file_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Yield an empty file that becomes `path` when the block ends, replacing what was there."""
+    """Yield an empty file that becomes `path` when the block ends, replacing what was there.
+
+    Raises RunError where the disk is full.
+    """
+    try:
+        with _file_beside(path) as file:
+            yield file
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"{path} cannot be written: the disk is full", "Free space there.") from None
+        raise
+
+
+@contextlib.contextmanager
+def _file_beside(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -35,6 +52,17 @@ def file_atomically(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def check_output(output: Path | None) -> None:
+    """Refuse a file for results that cannot be written, before the work and not after it. Raises UsageError."""
+    if output is None:
+        return
+    folder = output.parent
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder, expected a file name")
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"--output {output}: {folder} is not a folder that can be written to")
 
 
 def write_json(path: Path, value: Any) -> None:

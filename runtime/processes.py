@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.board import Energy
+from runtime.energy import Energy
 from runtime.latency import decode_samples, encode_samples, summarize
 from runtime.measure import BenchPlan
 from runtime.own_process import run_in_own_process

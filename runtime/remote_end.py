@@ -19,11 +19,13 @@ import platform
 import queue
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,9 +35,12 @@ OPS_LIBRARY = "libedgefold_ops.so"
 RESULT = "result.json"
 
 _MODULES = ("numpy", "onnxruntime", "openvino", "tensorrt")
+_OF_32_BITS = {"x86_64": "i686", "aarch64": "armv7l", "armv8l": "armv7l"}
 _SILENT_S = 60.0  # without a sign of life from the other end
-_KEPT_DAYS = 30  # of a file that no run asked for
+_KEPT_DAYS = 30  # of what no run asked for
 _SPARE_BYTES = 16 << 20  # beside the files, for results
+_UNPACKED = "agent"  # the folder of its modules
+_TEMPORARY = ("/data/local/tmp", "/tmp")  # Android's, then every other Unix's
 _BLOCK = 1 << 20
 _TAIL_LINES = 40  # of stderr, for the message of a run that failed
 
@@ -95,7 +100,7 @@ class Link:
                     message = json.loads(line)
                     self._messages.put((message, self._payload(message)))
         except Exception as error:
-            self._messages.put(({"broken": _in_words(error)}, None))
+            self._messages.put(({"broken": _in_words(error), "remedy": _remedy(error)}, None))
             time.sleep(1.0)  # for the answer
         self.cut.set()
 
@@ -125,11 +130,11 @@ def main() -> int:
     try:
         hello = link.receive()[0]
         try:
-            store = _store()
+            store, note = cache_folder("files")
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=store.parent))
             link.inbox = folder / "inbox"
             link.inbox.mkdir()
-            _serve(link, hello, store, folder)
+            _serve(link, hello, store, folder, note)
         except RefusedError as error:
             link.send({"error": error.message, "remedy": error.remedy})
         except OSError as error:
@@ -142,10 +147,10 @@ def main() -> int:
     return 0
 
 
-def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None:
+def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path, note: str) -> None:
     if hello.get("protocol") != PROTOCOL:
         raise RefusedError(f"came {hello} for a greeting; expected protocol {PROTOCOL}")
-    link.send({"device": _device()})
+    link.send({"device": {**_device(), "note": note}})
     message, _ = link.receive()
     _require_whole(message)
     files = message["files"]
@@ -154,8 +159,10 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
     link.send({"missing": [each["sha256"] for each in missing]})
     for each in missing:
         _take(link, store, each)
+    _require_loadable(files, store)
     _lay_out(files, store, folder)
-    _forget_old(store)
+    _unpack(folder)
+    forget_old(*store.iterdir(), *store.parent.glob("run-*"))  # such a folder is of a run whose end was killed
     link.send({"ready": True})
     while True:
         message, _ = link.receive()
@@ -165,11 +172,32 @@ def _serve(link: Link, hello: dict[str, Any], store: Path, folder: Path) -> None
         _run(link, folder, message["run"], message["limit_s"])
 
 
-def _store() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(cache) / "edgefold" / "files"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def cache_folder(name: str) -> tuple[Path, str]:
+    """Return a folder for files of a kind, made where it is not there, and what the user has to know of it.
+
+    It lies in the cache, or where there is none that can be written, as with Android's shell user, whose home is /, in
+    the folder for temporary files. Other users write there too, so a folder that is not this user's alone is refused.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"))
+    path = cache / "edgefold" / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path, ""
+        why = f"{path} cannot be written"
+    except OSError as error:
+        if _is_full(error):
+            raise
+        why = f"{cache} cannot be made or written: {error.strerror}"
+    for temporary in filter(None, (os.environ.get("TMPDIR"), *_TEMPORARY)):
+        own = Path(temporary) / f"edgefold-{os.geteuid()}"
+        with contextlib.suppress(OSError):
+            own.mkdir(mode=0o700, exist_ok=True)
+            about = own.lstat()
+            if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022:
+                (own / name).mkdir(exist_ok=True)
+                return own / name, f"files are kept in {own}: {why}"
+    raise RefusedError(f"no folder for files: {why}", "Set TMPDIR or XDG_CACHE_HOME there to one that can be written.")
 
 
 def _device() -> dict[str, Any]:
@@ -178,14 +206,19 @@ def _device() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
+        "machine": _machine(),
+        # Before 3.13 a Python of Android called it Linux, which it is to those who need no C library.
+        "system": "Android" if hasattr(sys, "getandroidapilevel") else platform.system(),
         "host": platform.node(),
-        "modules": [
-            name for name in ("numpy", "onnxruntime", "openvino", "tensorrt") if importlib.util.find_spec(name)
-        ],
+        "modules": [name for name in _MODULES if importlib.util.find_spec(name)],
         "executable": sys.executable,
     }
+
+
+def _machine() -> str:
+    """Return the machine of this Python: a 32-bit one may run on a 64-bit kernel."""
+    machine = platform.machine()
+    return machine if sys.maxsize > 2**32 else _OF_32_BITS.get(machine, machine)
 
 
 def _distinct(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -216,6 +249,14 @@ def _require_space(store: Path, needed: int) -> None:
         )
 
 
+def _require_loadable(files: list[dict[str, Any]], store: Path) -> None:
+    if any(each["path"] == OPS_LIBRARY for each in files) and os.statvfs(store).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise RefusedError(
+            f"{store} is on a file system mounted noexec, and a packed model needs a library that is loaded from it",
+            "Set XDG_CACHE_HOME there to a folder on another file system.",
+        )
+
+
 def _take(link: Link, store: Path, expected: dict[str, Any]) -> None:
     """Receive one file; it gets its name only when it is whole and flushed."""
     message, received = link.receive()
@@ -233,7 +274,7 @@ def _take(link: Link, store: Path, expected: dict[str, Any]) -> None:
 
 def _require_whole(message: dict[str, Any]) -> None:
     if "broken" in message:
-        raise RefusedError(message["broken"])
+        raise RefusedError(message["broken"], message["remedy"])
 
 
 def _lay_out(files: list[dict[str, Any]], store: Path, folder: Path) -> None:
@@ -244,17 +285,24 @@ def _lay_out(files: list[dict[str, Any]], store: Path, folder: Path) -> None:
         path = folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = store / each["sha256"]
-        os.utime(kept)
+        with contextlib.suppress(PermissionError):  # of emulated SD cards: then it is sent again once it is old
+            os.utime(kept)
         try:
             os.link(kept, path)
-        except OSError:  # a file system without them, as on many SD cards
+        except (OSError, AttributeError):  # SD cards have none, Android forbids them, its Python has no os.link
             shutil.copyfile(kept, path)
 
 
-def _forget_old(store: Path) -> None:
-    """Remove files that no run asked for, and folders of runs whose end was killed."""
+def _unpack(folder: Path) -> None:
+    """Unpack the agent for this run alone, so that what Python compiles of it serves all of the run's processes."""
+    with zipfile.ZipFile(folder / AGENT) as archive:
+        archive.extractall(folder / _UNPACKED)
+
+
+def forget_old(*paths: Path) -> None:
+    """Remove what was not asked for in 30 days."""
     oldest = time.time() - _KEPT_DAYS * 86_400
-    for path in (*store.iterdir(), *store.parent.glob("run-*")):
+    for path in paths:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -264,11 +312,14 @@ def _run(link: Link, folder: Path, arguments: list[str], limit_s: float) -> None
     """Run the agent with `arguments` and send its progress, then its result."""
     result = folder / RESULT
     result.unlink(missing_ok=True)
-    environment = dict(os.environ)
+    # So that nothing of it stays where it is killed; a device may have no /tmp, or a small one.
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     if (folder / OPS_LIBRARY).exists():
         environment["EDGEFOLD_OPS_LIBRARY"] = str(folder / OPS_LIBRARY)
     child = subprocess.Popen(
-        [sys.executable, AGENT, *arguments, "--output", RESULT],
+        [sys.executable, _UNPACKED, *arguments, "--output", RESULT],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -297,12 +348,13 @@ def _run(link: Link, folder: Path, arguments: list[str], limit_s: float) -> None
 
 
 def _relay(link: Link, lines: Any, tail: list[str]) -> None:
-    for raw in lines:
-        line = raw.decode(errors="replace").rstrip()
-        tail.append(line)
-        del tail[:-_TAIL_LINES]
-        with contextlib.suppress(CutError):
-            link.send({"progress": line})
+    with lines:
+        for raw in lines:
+            line = raw.decode(errors="replace").rstrip()
+            tail.append(line)
+            del tail[:-_TAIL_LINES]
+            with contextlib.suppress(CutError):
+                link.send({"progress": line})
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
@@ -312,13 +364,15 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the device's disk is full"
-    return f"{type(error).__name__}: {error}"
+    return "the device's disk is full" if _is_full(error) else f"{type(error).__name__}: {error}"
 
 
-def _remedy(error: OSError) -> str:
-    return "Free space on the device." if error.errno == errno.ENOSPC else ""
+def _remedy(error: Exception) -> str:
+    return "Free space on the device." if _is_full(error) else ""
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _exit(status: int) -> NoReturn:

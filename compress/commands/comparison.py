@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from compress import choice, figures
+from compress import choice
+from compress.choice_plot import choice_plot
+from compress.latency_results import compare_files
 from compress.terminal import print_candidates
-from runtime.comparison import median_ratio, processes_of
-from runtime.errors import DataError, UsageError
+from runtime.errors import UsageError
 from runtime.files import write_atomically
 
 
 def compare(names: Sequence[str], runs: Path, *, as_json: bool, csv: Path | None, plot: Path | None) -> None:
-    """Compare latency files with the first of them, or runs with each other."""
+    """Compare latency results with the first of them, or runs with each other."""
     files = [name.endswith(".json") for name in names]
     if all(files):
         if csv or plot:
@@ -30,23 +30,16 @@ def compare(names: Sequence[str], runs: Path, *, as_json: bool, csv: Path | None
 
 
 def _compare_files(paths: Sequence[Path], as_json: bool) -> None:
-    if len(paths) < 2:
-        raise UsageError("one latency result is nothing to compare", "Name two files that `edgefold bench` wrote.")
-    first, *others = [_read(path) for path in paths]
-    ratios = [
-        median_ratio(processes_of(first, str(paths[0])), processes_of(other, str(path)))
-        for path, other in zip(paths[1:], others, strict=True)
-    ]
+    compared = compare_files(paths)
     if as_json:
-        click.echo(json.dumps([{"first": str(paths[0]), "second": str(path), **each.to_json()}
-                               for path, each in zip(paths[1:], ratios, strict=True)], indent=2))  # fmt: skip
+        click.echo(json.dumps([each.to_json() for each in compared], indent=2))
         return
-    for path, other, each in zip(paths[1:], others, ratios, strict=True):
-        click.echo(each.in_words(str(paths[0]), str(path)))
-        if each.one_process:
-            click.echo("note: a result of one process; how much processes differ is not in the interval", err=True)
-        if _machine(first) != _machine(other):
-            click.echo("note: the two results are of different machines", err=True)
+    for each in compared:
+        click.echo(each.ratio.in_words(each.first, each.second))
+    if any(each.ratio.one_process for each in compared):
+        click.echo("note: a result of one process; how much processes differ is not in the interval", err=True)
+    if not all(each.one_machine for each in compared):
+        click.echo("note: results of different machines are compared", err=True)
 
 
 def _compare_runs(names: Sequence[str], runs: Path, as_json: bool, csv: Path | None, plot: Path | None) -> None:
@@ -56,7 +49,7 @@ def _compare_runs(names: Sequence[str], runs: Path, as_json: bool, csv: Path | N
     if csv:
         write_atomically(csv, choice.to_csv(candidates))
     if plot:
-        write_atomically(plot, figures.choice(candidates))
+        write_atomically(plot, choice_plot(candidates))
     if as_json:
         click.echo(json.dumps(choice.to_json(candidates), indent=2))
     else:
@@ -76,18 +69,3 @@ def _run_folder(name: str, runs: Path) -> Path:
     if not (runs / recipe.name).is_dir():
         raise UsageError(f"recipe {recipe.name} was not run below {runs}", f"Run `edgefold run {name}` first.")
     return runs / recipe.name
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
-    return document
-
-
-def _machine(result: dict[str, Any]) -> tuple[Any, ...]:
-    environment = result.get("environment", {})
-    return tuple(environment.get(key) for key in ("machine", "device_model", "cpu_model", "logical_cores"))

@@ -11,6 +11,7 @@ from compress.commands.bundles import bundle_of, device_side, require_bundle
 from compress.commands.options import (
     data_option,
     engine_arguments,
+    engine_given,
     engine_options,
     file_arguments,
     file_options,
@@ -72,10 +73,9 @@ def bench(
     """
     folder, format_name = bundle_of(bundle, runs), options["format_name"]
     settings = {"threads": options["threads"], "batch": options["batch"]}
-    engine = engine_arguments(options)
-    engine += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
-    engine += [f"--scenario={options['scenario']}"]
-    engine += [f"--{name.replace('_', '-')}={value}" for name in ("bound_ms", "percentile") if (value := options[name])]
+    further = [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "without_copies") if options[name]]
+    further += [f"--scenario={options['scenario']}"]
+    further += [f"--{name.replace('_', '-')}={options[name]}" for name in ("bound_ms", "percentile") if options[name]]
     of_this_machine = [*file_arguments(options), *(["--data", options["data"]] if options["data"] else [])]
     of_this_machine += ["--loadgen"] if options["loadgen"] else []
     if targets:
@@ -85,11 +85,12 @@ def bench(
         if of_this_machine:
             raise UsageError(f"{of_this_machine[0]} is for this machine and not for --target", "Leave one of them out.")
         on_targets.bench(
-            folder, targets, targets_file, formats=(format_name,) if format_name else (), overrides=settings,
-            engine=engine, quick=quick, output=output, as_json=as_json,
+            folder, targets, targets_file, formats=(format_name,) if format_name else (),
+            overrides={**settings, **engine_given(options)}, options=further, quick=quick, output=output,
+            as_json=as_json,
         )  # fmt: skip
         return
-    arguments = [*format_arguments(options), *engine, *of_this_machine]
+    arguments = [*format_arguments(options), *engine_arguments(options), *further, *of_this_machine]
     arguments += [*(["--quick"] if quick else [])]
     arguments += [word for name, value in settings.items() if value for word in (f"--{name}", value)]
     device_side("bench", folder, arguments, output, as_json)
@@ -141,7 +142,7 @@ def accuracy(
             require_bundle(folder)
             on_targets.accuracy(
                 folder, targets, targets_file, formats=(options["format_name"],) if options["format_name"] else (),
-                overrides={"threads": options["threads"]}, engine=engine_arguments(options),
+                overrides={"threads": options["threads"], **engine_given(options)},
                 rows=rows, limit=limit, output=output, as_json=as_json,
             )  # fmt: skip
             return
@@ -162,12 +163,14 @@ def compare(names: tuple[str, ...], runs: Path, csv: Path | None, plot: Path | N
     """Show which student to ship of several finished runs, or whether two latency results differ.
 
     RUN is a recipe that was run, or its folder. Of .json files that `edgefold bench --output` wrote, each is compared
-    with the first: the ratio of medians with its 95 % bootstrap interval.
+    with the first, format by format and device by device; the results of one file are compared with its first one. What
+    is said is the ratio of medians with its 95 % bootstrap interval.
 
     \b
     Example:
       edgefold compare quickstart
       edgefold compare before.json after.json
+      edgefold compare formats.json
     """
     from compress.commands.comparison import compare as compare_results
 

@@ -22,6 +22,11 @@ data_option = click.option(
 )  # fmt: skip
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quick_option = click.option(
+    "--quick",
+    is_flag=True,
+    help="Measure latency for 3 s instead of 10, and label it so; full results serve too.",
+)
 checkpoint_option = click.option(
     "--checkpoint-every", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
     help="Least time between training checkpoints.",
@@ -56,7 +61,9 @@ def engine_options(function: Function) -> Function:
             "coreml, qnn; refused where it would fall back to the CPU.",
         ),
         click.option(
-            "--engine", metavar="NAME", help="onnxruntime or openvino, in the place of the format's own engine."
+            "--engine", metavar="NAME",
+            help="onnxruntime, openvino, tensorrt or tensorrt_rtx, in the place of the format's own engine; of the "
+            "last two an engine is built where it runs, and kept there.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -84,13 +91,17 @@ def format_arguments(options: dict[str, Any]) -> list[Any]:
     return ["--format", options["format_name"]] if options["format_name"] else []
 
 
+def engine_given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
+
+
 def engine_arguments(options: dict[str, Any]) -> list[Any]:
-    given = {name: options[name] for name in ("engine", "provider", "precision") if options[name] is not None}
-    return [part for name, value in given.items() for part in (f"--{name}", value)]
+    return [part for name, value in engine_given(options).items() for part in (f"--{name}", value)]
 
 
 target_option = click.option(
-    "--target", "targets", multiple=True, metavar="NAME", help="Measure on this device of --targets; may be repeated."
+    "--target", "targets", multiple=True, metavar="NAME",
+    help="Measure on this device of --targets, or local for this machine; may be repeated.",
 )  # fmt: skip
 targets_option = click.option(
     "--targets", "targets_file", type=click.Path(path_type=Path), default=Path("targets.yaml"), show_default=True,

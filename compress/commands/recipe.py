@@ -10,6 +10,7 @@ import click
 from compress.commands.options import (
     data_option,
     json_option,
+    quick_option,
     run_options,
     runs_option,
     selection_options,
@@ -98,7 +99,7 @@ def train(recipe: str, stage: str | None, as_json: bool, **options: Any) -> None
 
 @click.command()
 @click.argument("recipe")
-@click.option("--quick", is_flag=True, help="Measure latency for 3 s instead of 10, and label it so.")
+@quick_option
 @targets_option
 @run_options
 def run(recipe: str, quick: bool, as_json: bool, **options: Any) -> None:
@@ -117,16 +118,19 @@ def run(recipe: str, quick: bool, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("recipe")
+@quick_option
 @targets_option
 @run_options
-def report(recipe: str, as_json: bool, **options: Any) -> None:
+def report(recipe: str, quick: bool, as_json: bool, **options: Any) -> None:
     """Write report.html again from a recipe's results; makes what is missing.
+
+    Without --quick, quick measurements are made again in full.
 
     \b
     Example:
       edgefold report quickstart
     """
-    run_until(recipe, "benchmark", as_json, **options)
+    run_until(recipe, "benchmark", as_json, quick=quick, **options)
 
 
 @click.command()

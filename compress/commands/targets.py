@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from compress.engine_options import in_place
 from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, missed_limits, on_all
 from compress.targets import Target, find_target
 from compress.terminal import print_target_accuracies, print_target_benches, print_target_findings
 from runtime.bundle import open_bundle
 from runtime.errors import EdgefoldError, GateError, MissingExtraError
-from runtime.files import write_json
+from runtime.files import check_output, write_json
 
 Results = Mapping[str, Mapping[str, Any]]  # by target and format
 
@@ -24,17 +25,18 @@ def bench(
     file: Path,
     *,
     formats: Sequence[str],
-    overrides: Mapping[str, int | None],
-    engine: Sequence[object],
+    overrides: Mapping[str, Any],
+    options: Sequence[object],
     quick: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Measure latency. Raises GateError where a target's limit is missed, after everything was printed."""
+    check_output(output)
     opened, targets = open_bundle(bundle), _targets(names, file, overrides)
 
     def work(name: str, target: Target) -> dict[str, dict[str, Any]]:
-        return bench_on_target(name, target, opened, formats=formats, engine=engine, quick=quick, notify=_notify)
+        return bench_on_target(name, target, opened, formats=formats, options=options, quick=quick, notify=_notify)
 
     results, errors = _split(on_all(targets, work))
     missed = {
@@ -56,20 +58,18 @@ def accuracy(
     file: Path,
     *,
     formats: Sequence[str],
-    overrides: Mapping[str, int | None],
-    engine: Sequence[object],
+    overrides: Mapping[str, Any],
     rows: Path | None,
     limit: int | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Evaluate the labelled rows of an .npz file, else the bundle's samples."""
+    check_output(output)
     opened, targets = open_bundle(bundle), _targets(names, file, overrides)
 
     def work(name: str, target: Target) -> dict[str, dict[str, Any]]:
-        return accuracy_on_target(
-            name, target, opened, rows, formats=formats, engine=engine, limit=limit, notify=_notify
-        )
+        return accuracy_on_target(name, target, opened, rows, formats=formats, limit=limit, notify=_notify)
 
     results, errors = _split(on_all(targets, work))
     if results:
@@ -98,9 +98,12 @@ def _lacking(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [each["what"] for each in findings if each["needed"] and not each["usable"]]
 
 
-def _targets(names: Sequence[str], file: Path, overrides: Mapping[str, int | None]) -> dict[str, Target]:
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return {name: find_target(name, file).model_copy(update=given) for name in names}
+def _targets(names: Sequence[str], file: Path, overrides: Mapping[str, Any]) -> dict[str, Target]:
+    """Return targets with what the command line gives in the place of their own options."""
+    targets = {name: find_target(name, file).model_copy(update=in_place(overrides)) for name in names}
+    for each in targets.values():
+        _ = each.choice  # refuses what does not go together
+    return targets
 
 
 def _split(outcomes: Mapping[str, Any]) -> tuple[dict[str, Any], list[EdgefoldError]]:
@@ -110,11 +113,15 @@ def _split(outcomes: Mapping[str, Any]) -> tuple[dict[str, Any], list[EdgefoldEr
 
 def _finish(results: Results, errors: Sequence[EdgefoldError], output: Path | None) -> None:
     """Write what came; then raise the first error, naming the others, so that nothing measured is lost by it."""
+    failures = list(errors)
     if output is not None and results:
-        write_json(output, results)
-        _notify(f"wrote {output}")
-    if errors:
-        first, *others = errors
+        try:
+            write_json(output, results)
+            _notify(f"wrote {output}")
+        except EdgefoldError as error:
+            failures.append(error)
+    if failures:
+        first, *others = failures
         for each in others:
             _notify(f"error: {each}")
         raise first

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from runtime.bundle import Bundle
+from runtime.engine_file import EngineBuild
 from runtime.errors import DataError, EngineError, UsageError
 from runtime.runners.choice import DEFAULT, EngineChoice
 
@@ -22,10 +23,11 @@ class Runner(ABC):
     An engine implements four hooks: `_prepare_load`, `_check_loaded`, `_engine_call`, `_unload`. The first
     two set `version` and `providers` (what the engine really runs on), and `nodes`, how many operations run on each
     of them, where the engine says so. `load_ms` is the time of the function that `_prepare_load` returns: reading
-    and checking the file is not the engine's.
+    and checking the file is not the engine's. `engine_build` says what building took, of an engine that is built here.
     """
 
     engine: str
+    engine_build: EngineBuild | None = None
 
     def __init__(self, bundle: Bundle, format: str, *, threads: int = 1, choice: EngineChoice = DEFAULT) -> None:
         if threads < 1:
@@ -80,6 +82,10 @@ class Runner(ABC):
     def takes_batch(self, size: int) -> bool:
         """Return whether the engine runs `size` rows at once; most run any number."""
         return self.bundle.fixed_batch in (None, size)
+
+    def rows_at_once(self, most: int) -> int:
+        """Return how many rows, up to `most`, it runs at once; of a fixed batch, that."""
+        return self.bundle.fixed_batch or next((size for size in range(most, 0, -1) if self.takes_batch(size)), most)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the class logits (N, C). Raises DataError for a batch that does not fit, EngineError."""

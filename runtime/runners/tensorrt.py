@@ -23,9 +23,7 @@ from runtime.errors import BundleError, DeviceError, EngineError, MissingExtraEr
 from runtime.files import sha256_of_bytes
 from runtime.runners.base import EngineCall, Runner, one_line
 from runtime.runners.choice import DEFAULT, EngineChoice
-
-RTX = "tensorrt_rtx"
-_BUILD = "On the device: edgefold export engine {bundle} --format {source}"
+from runtime.tensorrt_library import RTX, collecting_log
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +42,7 @@ class TensorRTRunner(Runner):
     """
 
     engine = "tensorrt"
+    _description: EngineFile  # from `_prepare_load` on
     _memory: CudaMemory  # from `_load` on
 
     def __init__(
@@ -60,22 +59,26 @@ class TensorRTRunner(Runner):
         self._cuda_graph = cuda_graph
         self._bound: dict[tuple[int, ...], _Bound] = {}
         self._contexts: dict[int, Any] = {}
-        self._description = _description(bundle, format)
         super().__init__(bundle, format, threads=threads, choice=choice)
 
     def takes_batch(self, size: int) -> bool:
         return self._profile_of((size, *self.bundle.input.shape)) is not None
 
     def _prepare_load(self) -> Callable[[], None]:
-        plan = self.bundle.read_bytes(self.file.file)
-        if sha256_of_bytes(plan) != self._description.plan_sha256:
-            raise BundleError(f"{self.path}: not the engine that {self.file.description} describes", self._remedy())
+        plan, self._description = self._read_engine()
         device = self._device()  # before the module: classic TensorRT ends a process that has none
         self._trt = self._module()
         self.version = self._trt.__version__
         self.engine = self._trt.__name__
         self.providers = (f"{device.name} ({device.capability})",)
         return functools.partial(self._load, plan)
+
+    def _read_engine(self) -> tuple[bytes, EngineFile]:
+        """Return the engine and its description, which belong together."""
+        description, plan = _description(self.bundle, self.format), self.bundle.read_bytes(self.file.file)
+        if sha256_of_bytes(plan) != description.plan_sha256:
+            raise BundleError(f"{self.path}: not the engine that {self.file.description} describes", self._remedy())
+        return plan, description
 
     def _device(self) -> CudaDevice:
         wanted = self._description.compute_capability
@@ -106,11 +109,13 @@ class TensorRTRunner(Runner):
             )
         return module
 
-    def _remedy(self) -> str:
-        return _BUILD.format(bundle=self.bundle.path, source=self.file.source)
+    def _remedy(self, batch: int | None = None) -> str:
+        """Return how an engine is built that runs here, with `batch` rows a call where that is what was lacking."""
+        build = f"On the device: edgefold export engine {self.bundle.path} --format {self.file.source}"
+        return f"Choose another batch, or build for it: {build} --profile 1,{batch}" if batch else build
 
     def _load(self, plan: bytes) -> None:
-        log = _collecting_log(self._trt)
+        log = collecting_log(self._trt)
         self._runtime = self._trt.Runtime(log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -175,7 +180,7 @@ class TensorRTRunner(Runner):
             taken = ", ".join("-".join(map(str, each.batch_sizes)) for each in self._description.profiles)
             raise UsageError(
                 f"{self.path}: a batch of {len(batch)} is outside the engine's profiles (least-best-most: {taken})",
-                remedy=f"Choose another batch, or build for it: {self._remedy()} --profile 1,{len(batch)}",
+                remedy=self._remedy(len(batch)),
             )
         if self._copies and batch.shape in self._bound:
             return self._bound[batch.shape]
@@ -264,18 +269,3 @@ def _description(bundle: Bundle, format: str) -> EngineFile:
     if file is None:
         raise BundleError(f"{bundle.path}: format {format!r} is no engine that edgefold built: it names no source")
     return engine_file_from_json(bundle.read_bytes(file), str(bundle.path / file))
-
-
-def _collecting_log(trt: ModuleType) -> Any:
-    """Return a logger that keeps errors: TensorRT returns None, and the reason is only in its log."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
-
-    return Log()

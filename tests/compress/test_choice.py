@@ -10,8 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.choice import Candidate, candidates_of, chosen, front, sentences, to_csv, to_json
-from compress.figures import choice
+from compress.choice import (
+    Candidate,
+    candidates_of,
+    chosen,
+    energy_counter,
+    front,
+    labels,
+    sentences,
+    to_csv,
+    to_json,
+)
+from compress.choice_plot import choice_plot, front_line
 from runtime.errors import UsageError
 from runtime.latency import encode_samples
 
@@ -19,8 +29,8 @@ from runtime.latency import encode_samples
 def candidate(name: str, accuracy: float, p50_ms: float, size: int = 1000, **changes: Any) -> Candidate:
     made = Candidate(
         recipe="r",
-        name=name,
-        variant="",
+        stage="student",
+        variant=name,
         format="onnx",
         target="local",
         accuracy=accuracy,
@@ -62,14 +72,14 @@ def test_the_fastest_within_the_interval_of_the_best_is_chosen() -> None:
     assert chosen([A, candidate("below", 0.889, 0.7), FASTER]) == A
     assert chosen([BROKEN, TOO_LARGE]) is None
     assert sentences([A, nearly]) == [
-        "On local: ship r: nearly, 89.20 %, 700.0 µs a call, 1.0 kB; the fastest within the interval of the most "
-        "accurate one, r: a (90.00 %)."
+        "On local: ship nearly · onnx, 89.20 %, 700.0 µs a call, 1.0 kB; the fastest within the interval of the most "
+        "accurate one, a · onnx (90.00 %)."
     ]
     assert sentences([A, FASTER])[0].endswith("; the most accurate one.")
     assert sentences([A])[0].endswith("; the only one.")
     assert sentences([BROKEN, replace(A, target="pi4")]) == [
         "On local: none passed parity and the limits.",
-        "On pi4: ship r: a, 90.00 %, 1.00 ms a call, 1.0 kB; the only one.",
+        "On pi4: ship a · onnx, 90.00 %, 1.00 ms a call, 1.0 kB; the only one.",
     ]
 
 
@@ -77,15 +87,64 @@ def test_json_and_csv_carry_every_candidate() -> None:
     document = to_json([A, SLOWER, TOO_LARGE])
     assert [row["on_front"] for row in document["candidates"]] == [True, False, False]
     rows = list(csv.DictReader(io.StringIO(to_csv([A, SLOWER, TOO_LARGE]))))
-    assert [row["name"] for row in rows] == ["a", "slower", "too large"]
+    assert [row["name"] for row in rows] == ["a · onnx", "slower · onnx", "too large · onnx"]
     assert rows[2]["limits_missed"] == "size_kb is 9, allowed 5"
     assert float(rows[0]["p50_ms"]) == 1.0
 
 
-def test_the_plot_has_a_panel_a_device_and_names_students_and_formats() -> None:
-    svg = choice([A, replace(SLOWER, format="int8", variant="wide"), replace(A, target="pi4")])
-    for text in ("local", "pi4", "r · wide", "int8", "test accuracy, %"):
+def test_a_name_says_only_what_tells_students_apart() -> None:
+    other = replace(A, recipe="q")
+    assert set(labels([A, SLOWER]).values()) == {"a · onnx", "slower · onnx"}
+    assert set(labels([A, other]).values()) == {"r · a · onnx", "q · a · onnx"}
+    alone = replace(A, variant="", format="int8@openvino")
+    assert list(labels([alone]).values()) == ["student · int8@openvino"]
+    assert set(labels([alone, replace(alone, stage="tiny")]).values()) == {
+        "student · int8@openvino",
+        "tiny · int8@openvino",
+    }
+
+
+FRUGAL = replace(SLOWER, energy_mj={"RAPL core": 1.0, "RAPL package-0": 2.0})
+HUNGRY = replace(A, energy_mj={"RAPL package-0": 3.0})
+
+
+def test_energy_counts_where_one_counter_counted_for_all() -> None:
+    assert energy_counter([FRUGAL, HUNGRY]) == "RAPL package-0"
+    assert energy_counter([FRUGAL, A]) is None
+    assert energy_counter([]) is None
+    assert front([FRUGAL, HUNGRY]) == [FRUGAL, HUNGRY]  # slower, and needs less
+    assert front([replace(FRUGAL, energy_mj={"RAPL package-0": 3.0}), HUNGRY]) == [HUNGRY]
+    assert front([FRUGAL, A]) == [A]
+    # Another device's counter, or what failed, takes nothing away.
+    assert front([FRUGAL, HUNGRY, replace(A, target="pi4"), BROKEN])[:2] == [FRUGAL, HUNGRY]
+    assert sentences([HUNGRY]) == [
+        "On local: ship a · onnx, 90.00 %, 1.00 ms and 3.00 mJ a call, 1.0 kB; the only one."
+    ]
+    row = next(csv.DictReader(io.StringIO(to_csv([FRUGAL]))))
+    assert row["energy_mj"] == "RAPL core: 1; RAPL package-0: 2"
+
+
+def test_the_plot_has_a_column_a_device_and_a_row_a_cost() -> None:
+    svg = choice_plot([A, replace(SLOWER, format="int8", variant="wide"), replace(A, target="pi4")])
+    for text in ("local", "pi4", "a", "wide", "int8", "test accuracy, %", "size, kB"):
         assert f">{text}<" in svg
+    assert "energy" not in svg
+    svg = choice_plot([FRUGAL, HUNGRY, replace(A, target="pi4")])
+    for text in ("energy of a call, mJ", "RAPL package-0", "energy was not counted"):
+        assert f">{text}<" in svg
+
+
+def test_a_limit_is_drawn_where_it_is_near_and_named_where_it_is_far() -> None:
+    near = choice_plot([replace(A, limits={"p90_ms": 2.0, "size_kb": 50.0, "accuracy_drop_points": 1.0})])
+    assert "> p90 <" in near
+    assert ">size ≤ 50 kB →<" in near
+    assert ">p90 ≤ 9 ms →<" in choice_plot([replace(A, limits={"p90_ms": 9.0})])
+
+
+def test_the_line_goes_through_what_nothing_cheaper_reaches() -> None:
+    files = [candidate("a", 0.9, 1.0), candidate("b", 0.8, 2.0), candidate("c", 0.95, 3.0), candidate("d", 0.7, 0.5)]
+    assert front_line(files, [1.0, 2.0, 3.0, 0.5]) == [(0.5, 0.7), (1.0, 0.9), (3.0, 0.95)]
+    assert front_line([A, BROKEN], [1.0, 0.1]) == [(1.0, 0.9)]
 
 
 def report(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -97,12 +156,18 @@ def report(folder: Path, rows: list[dict[str, Any]]) -> Path:
 def test_candidates_are_the_measured_exports_of_a_run(tmp_path: Path) -> None:
     row = {"name": "s · onnx", "variant": "", "format": "onnx", "mean": 0.9, "low": 0.8, "high": 0.95}
     row |= {"p50_ms": 1.0, "p90_ms": 2.0, "size_bytes": 10, "parity": "passed", "what": "export"}
-    rows = [row, {**row, "what": "stage"}, {**row, "p50_ms": None}, {**row, "parity": "failed", "target": "pi4"}]
-    found = candidates_of(report(tmp_path / "run", rows))
-    assert [(each.recipe, each.name, each.target, each.parity) for each in found] == [
-        ("tiny", "s · onnx", "local", True),
-        ("tiny", "s · onnx", "pi4", False),
+    rows = [
+        {**row, "energy_mj": {"RAPL core": 0.5}},
+        {**row, "what": "stage"},
+        {**row, "p50_ms": None},
+        {**row, "parity": "failed", "target": "pi4"},
     ]
+    found = candidates_of(report(tmp_path / "run", rows))
+    assert [(each.recipe, each.stage, each.format, each.target, each.parity) for each in found] == [
+        ("tiny", "s", "onnx", "local", True),
+        ("tiny", "s", "onnx", "pi4", False),
+    ]
+    assert [each.energy_mj for each in found] == [{"RAPL core": 0.5}, {}]
     with pytest.raises(UsageError, match=r"report\.json cannot be read: No such file.*\nName the folder of a finished"):
         candidates_of(tmp_path)
     (tmp_path / "run" / "report.json").write_text("[]")
@@ -126,19 +191,44 @@ def test_compare_says_whether_two_results_differ(tmp_path: Path, finished: Any) 
     one, two = result.stdout.splitlines()
     assert one.startswith(f"no difference between {same} and {first} (ratio 1.000")
     assert two.startswith(f"{slower} is 20.0 % slower than {first} (ratio 1.2")
-    assert result.stderr == "note: the two results are of different machines\n"
+    assert result.stderr == "note: results of different machines are compared\n"
     documents = json.loads(finished.invoke("compare", first, slower, "--json").stdout)
     assert documents[0]["differs"] is True
     assert documents[0]["ratio"] == pytest.approx(1.2, abs=1e-3)
 
 
+def test_compare_takes_files_of_several_results(tmp_path: Path, finished: Any) -> None:
+    def result(factor: float, form: str, **more: Any) -> dict[str, Any]:
+        document = json.loads(bench_file(tmp_path / "one.json", factor).read_text())
+        return {**document, "format": form, **more}
+
+    def file(name: str, document: Any) -> Path:
+        (tmp_path / name).write_text(json.dumps(document))
+        return tmp_path / name
+
+    on_pi = {"target": {"name": "pi4"}}
+    several = file("several.json", {"kind": "benches", "results": [result(1.0, "onnx"), result(1.5, "int8")]})
+    devices = file(
+        "devices.json", {"pi4": {"onnx": result(1.0, "onnx", **on_pi), "int8": result(0.5, "int8", **on_pi)}}
+    )
+    assert finished.invoke("compare", several).stdout.startswith("int8 is 50.0 % slower than onnx (ratio 1.500")
+    assert finished.invoke("compare", devices).stdout.startswith("pi4 int8 is 2.00 times as fast as pi4 onnx (ratio")
+    later = file("later.json", {"kind": "benches", "results": [result(3.0, "int8"), result(1.0, "packed")]})
+    compared = finished.invoke("compare", several, later)
+    (said,) = compared.stdout.splitlines()
+    assert said.startswith(f"int8 of {later} is 2.00 times as slow as int8 of {several} (")
+    result_of_both = finished.invoke("compare", several, devices)
+    assert result_of_both.exit_code == 2
+    assert f"{several} has onnx, int8, and {devices} has pi4 onnx, pi4 int8: none is in both" in result_of_both.stderr
+
+
 def test_compare_shows_runs_and_writes_files(tmp_path: Path, finished: Any) -> None:
     result = finished.invoke("compare", finished.results, "--csv", tmp_path / "c.csv", "--plot", tmp_path / "c.svg")
     assert result.exit_code == 0, result.stderr
-    assert "On local: ship tiny: student · onnx" in result.stdout
-    assert (tmp_path / "c.csv").read_text().startswith("recipe,name,")
+    assert "On local: ship student · onnx" in result.stdout
+    assert (tmp_path / "c.csv").read_text().startswith("name,recipe,stage,")
     assert (tmp_path / "c.svg").read_text().startswith("<svg")
-    assert "tiny: student · onnx" in finished.invoke("compare", "tiny").stdout  # below --runs, by its name
+    assert "student · onnx" in finished.invoke("compare", "tiny").stdout  # below --runs, by its name
 
 
 def test_what_compare_cannot_use_is_named(tmp_path: Path, finished: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import json
@@ -400,6 +401,17 @@ def test_an_interrupt_ends_with_130(project: Any, monkeypatch: pytest.MonkeyPatc
     assert "Traceback" not in result.output
     monkeypatch.undo()
     assert project.invoke("train", project.recipe).exit_code == 0  # the lock was given back
+
+
+def test_a_disk_that_fills_up_is_one_message(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "summarise", fill_up)
+    result = project.invoke("run", project.recipe)
+    assert result.exit_code == 1
+    assert result.stderr.endswith("error: the disk is full\nFree space and run it again; finished stages are kept.\n")
+    assert "Traceback" not in result.output
 
 
 def test_debug_shows_the_traceback_of_an_error(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ import pytest
 from ssh_server import SSHD, ssh_server
 
 from compress import device_run
-from compress.device_run import Device, devices_of
+from compress.device_run import Device, devices_of, serves
+from compress.formats import PackedSpec
 from compress.named_device import DeviceSpec
 from compress.pipeline import plans_of
 from compress.recipe import LocalSpec, Recipe, load_recipe
 from compress.targets import Target
-from runtime.errors import RecipeError, RunError
+from runtime.errors import RecipeError, RunError, UsageError
 
 BENCHMARK = "benchmark: [{local: {quick: true}}]"
 HOSTS = "pi4: {host: pi4.local, threads: 4, limits: {p90_ms: 5}}\nphone: {serial: emulator-5554, formats: [onnx]}\n"
@@ -50,17 +51,35 @@ def test_a_word_that_is_no_kind_is_a_device(empty_project: Any, tmp_path: Path) 
     assert devices["pi4"].target.limits.p90_ms == 5
 
 
+def test_a_full_result_serves_where_a_quick_one_is_enough() -> None:
+    full, quick, batch = {"threads": 1, "quick": False}, {"threads": 1, "quick": True}, {"threads": 1}
+    assert not serves(None, full)
+    assert serves({"settings": full}, full)
+    assert serves({"settings": full}, quick)
+    assert serves({"settings": quick}, quick)
+    assert not serves({"settings": quick}, full)
+    assert not serves({"settings": {**full, "threads": 2}}, quick)
+    assert serves({"settings": batch}, batch)
+    assert not serves({"settings": None}, batch)
+
+
 @pytest.mark.parametrize(
     ("benchmark", "said"),
     [
         (
             "\n  - local\n  - pi4:\n      thread: 2",
-            "line 19: benchmark[1].pi4.thread: unknown key\n           Did you mean 'threads'? Known: threads, batch",
+            "line 19: benchmark[1].pi4.thread: unknown key\n           Did you mean 'threads'? Known: engine, ",
         ),
         ("[{pi4: {threads: 0}}]", "benchmark[0].pi4.threads: came 0, expected at least 1"),
+        ("[{pi4: {engine: openvin}}]", "benchmark[0].pi4.engine: came 'openvin', expected 'onnxruntime', 'openvino'"),
+        ("[{pi4: {engine: tensorrt, precision: bf16}}]", "precision bf16 without engine openvino"),
+        ("[{pi4: {engine: openvino}}, {pi4: {engine: openvino}}]", "target 'pi4-openvino' stands twice"),
         ("['a b']", "benchmark[0]: came 'a b', expected letters, digits"),
         ("[4]", "benchmark[0]: expected one target"),
-        ("[{local: {thread: 2}}]", "Did you mean 'threads'? Known: threads, batch, quick, engine, provider, precision"),
+        (
+            "[{local: {thread: 2}}]",
+            "'threads'? Known: engine, provider, precision, threads, batch, quick.",
+        ),
         ("[pi4, local, pi4]", "benchmark[2]: target 'pi4' stands twice"),
     ],
 )
@@ -93,6 +112,32 @@ def test_targets_are_read_before_anything_is_trained(empty_project: Any, targets
     checked = empty_project.invoke("check", empty_project.recipe, "--targets", file)
     assert checked.exit_code == (2 if targets else 0)  # a check needs no devices
     assert targets is None or said.format(file=file) in checked.stderr
+
+
+def test_a_recipe_s_engine_takes_the_place_of_the_target_s(empty_project: Any, tmp_path: Path) -> None:
+    file = targets_file(
+        tmp_path, "pi4: {host: a, provider: xnnpack}\npi5: {host: b, engine: openvino, precision: bf16}\n"
+    )
+    named = "{pi4: {engine: openvino, precision: bf16, threads: 2}}, {pi5: {engine: onnxruntime}}"
+    devices = devices_of(recipe_with(empty_project, f"[pi4, pi5, {named}]"), file)
+    choices = {label: each.target.choice.to_json() for label, each in devices.items()}
+    assert choices == {
+        "pi4": {"provider": "xnnpack"},
+        "pi5": {"engine": "openvino", "precision": "bf16"},
+        "pi4-openvino-bf16-threads-2": {"engine": "openvino", "precision": "bf16"},
+        "pi5-onnxruntime": {"engine": "onnxruntime"},
+    }
+    # What was measured before targets had engines is not measured again.
+    plain = Device("pi4", Target(host="a")).settings(False)
+    assert plain == {"host": "a", "python": "python3", "threads": 1, "batch": 1, "quick": False}
+    assert devices["pi5"].settings(False) == {**plain, "host": "b", "engine": "openvino", "precision": "bf16"}
+
+
+def test_an_engine_that_runs_no_format_is_refused_before_training(empty_project: Any, tmp_path: Path) -> None:
+    recipe = recipe_with(empty_project, "[{pi4: {engine: openvino}}]")
+    packed = recipe.export.model_copy(update={"formats": (PackedSpec(),)})  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"target pi4-openvino of .* runs openvino, which runs none of packed"):
+        devices_of(recipe.model_copy(update={"export": packed}), targets_file(tmp_path))
 
 
 class Box:
@@ -154,6 +199,28 @@ def test_results_are_kept_beside_torch_and_not_made_again(project: Any, monkeypa
     assert len(box.asked) == 8
 
 
+def test_another_engine_is_shown_and_a_changed_one_measured_anew(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.edit(BENCHMARK, "benchmark: [{local: {quick: true}}, pi4, {pi4: {engine: openvino}}]")
+    file = targets_file(project.folder, "pi4: {host: pi4.local}\n")
+    box = Box(monkeypatch)
+    result = project.invoke("run", project.recipe, "--targets", file)
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads((project.results / "report.json").read_text())["rows"]
+    shown = [(row["target"], row["name"], row["engine"], row["parity"]) for row in rows if row["what"] == "export"]
+    assert shown == [
+        ("local", "student · onnx", "", "passed"),
+        ("pi4", "student · onnx", "", "passed"),
+        ("pi4-openvino", "student · onnx@openvino", "openvino", "passed"),
+    ]
+    assert (
+        json.loads((project.results / "bench.onnx.pi4-openvino.json").read_text())["settings"]["engine"] == "openvino"
+    )
+    assert len(box.asked) == 4
+    targets_file(project.folder, "pi4: {host: pi4.local, engine: openvino}\n")
+    project.invoke("report", project.recipe, "--targets", file)
+    assert sorted(box.asked[4:]) == [("accuracy", "pi4"), ("bench", "pi4")]  # the other was measured so before
+
+
 def test_a_device_that_fails_costs_no_other_result(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     project.edit(BENCHMARK, "benchmark: [{local: {quick: true}}, pi4, phone]")
     file = targets_file(project.folder, HOSTS.replace("p90_ms: 5", "p90_ms: 0.5"))
@@ -184,7 +251,7 @@ def test_a_recipe_is_measured_on_a_device_by_ssh(project: Any, tmp_path: Path) -
     assert bench["target"]["name"] == "box"
     assert accuracy["host_agreement"]["rate"] == 1.0
     assert (accuracy["rows_unlike_torch"], accuracy["torch_correct"]) == ([], accuracy["correct"])
-    assert "Accuracy against latency on box" in (project.results / "report.html").read_text()
+    assert "Accuracy against latency and size on box" in (project.results / "report.html").read_text()
     assert "| onnx | box: " in (project.results / "MODEL_CARD.md").read_text()
     compared = project.invoke("compare", project.results)
     assert "On box: none passed parity and the limits (size ≤ 1 kB)." in compared.stdout

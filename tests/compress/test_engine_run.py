@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from compress.cli import main as edgefold
 from compress.formats import TensorrtSpec
 from compress.kinds import as_recipe_value
-from export import to_tensorrt
+from runtime import tensorrt_library
 from runtime.__main__ import main
 from runtime.bundle import open_bundle
 from runtime.cuda import cuda_devices
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines")
     (folder / "tiny.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
-        for name in to_tensorrt.MODULES:
+        for name in tensorrt_library.MODULES:
             patch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
         result = call("verify", folder / "tiny.yaml", "--runs", folder / "runs")
     assert result.exit_code == 0, result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from export.fold import fold_logits
 from export.graph import InputSignature
 from runtime.bundle import open_bundle
 from runtime.errors import DataError
+from runtime.files import sha256_of_file
 from runtime.runners import open_runner
 
 MODEL = "small_cnn: {widths: [4, 8]}"
@@ -120,6 +122,22 @@ def test_it_is_exported_for_an_older_engine_too(folder: Path, exported: Result, 
     result = call(*arguments(folder, formats="onnx, bf16", opset=17, output=tmp_path / "none"))
     assert (result.exit_code, (tmp_path / "none").exists()) == (2, False)
     assert "--opset: came 17, but bf16 needs 22 at least" in result.stderr
+
+
+def test_the_card_says_what_came_and_how_good_it_is(folder: Path, exported: Result) -> None:
+    card = (folder / "bundle" / "MODEL_CARD.md").read_text()
+    samples = open_bundle(folder / "bundle").samples()
+    correct = int((expected_logits(trained(), samples.inputs).argmax(1) == samples.labels).sum())
+    assert card.startswith("# student\n\nTrained elsewhere")
+    assert "| task | 3 classes: ant, bee, cat |" in card
+    assert f"| accuracy, 95 % interval | {100 * correct / (ROWS // 2):.2f} % (" in card
+    assert re.search(r"\| subclasses \| 2 for each class", card)
+    assert f"| size | {sum(each.numel() for each in trained().parameters()):,} parameters, " in card
+    assert [line.split(" | ")[0] for line in card.split("## Files")[1].split("##")[0].strip().splitlines()[2:4]] == [
+        "| onnx",
+        "| int8",
+    ]
+    assert f"sha256: {sha256_of_file(folder / 'student.safetensors')}" in card
 
 
 def test_a_torch_state_dict_gives_the_same(folder: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_stage_overrides_the_common_training_options_key_by_key(tmp_path: Path) 
         (
             "export: {stage: student}",
             "export: {stage: student}\nbenchmark: [{local: {engine: openvine}}]",
-            ["benchmark[0].local.engine", "'onnxruntime' or 'openvino'"],
+            ["benchmark[0].local.engine", "'onnxruntime', 'openvino', 'tensorrt' or 'tensorrt_rtx'"],
         ),
         ("  source: digits", "  source: digits\n  colour: red", ["line 4", "data.colour", "unknown key"]),
         (

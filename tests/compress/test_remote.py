@@ -8,21 +8,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stand_in_tensorrt
 from ssh_server import SSHD, SshServer, ssh_server
+from waiting import processes_below, wait_until
 
-from compress import remote
+from compress import on_target, remote
 from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, on_all
 from compress.remote import Device
 from compress.targets import Target
 from runtime import remote_end
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import EdgefoldError, MissingExtraError, RunError, UsageError
+from runtime.cuda import cuda_devices
+from runtime.errors import EdgefoldError, EngineError, MissingExtraError, RunError, UsageError
 
 pytestmark = [
     pytest.mark.skipif(SSHD is None, reason="needs sshd (apt install openssh-server)"),
@@ -57,21 +59,7 @@ def kept_files(server: SshServer) -> list[str]:
 
 def left_behind(server: SshServer) -> list[str]:
     """Return what a run left: its folder, and processes that stand in it or below the server's home."""
-    found = [str(path) for path in (server.home / "edgefold").glob("run-*")]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd").startswith(str(server.home)):
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.1)
-    return holds()
+    return [*map(str, (server.home / "edgefold").glob("run-*")), *processes_below(server.home)]
 
 
 def test_latency_and_accuracy_come_from_the_device(server: SshServer, target: Target, bundle: Bundle) -> None:
@@ -223,7 +211,7 @@ def test_a_link_that_is_cut_leaves_nothing_running(server: SshServer, target: Ta
     def cut(line: str) -> None:
         if "measuring" in line:
             cut_at.append(line)
-            assert any("edgefold-agent.pyz bench" in each for each in left_behind(server))
+            assert any(" agent bench " in each for each in left_behind(server))
             (device,) = remote._open
             device._process.send_signal(signal.SIGKILL)
 
@@ -321,8 +309,6 @@ def test_a_result_of_another_bundle_is_refused(target: Target, bundle: Bundle, m
 
 
 def test_predictions_that_differ_are_listed(target: Target, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from compress import on_target
-
     rows = bundle.samples()
     here = on_target._predictions_here
 
@@ -346,3 +332,87 @@ def test_a_device_says_what_it_can_run(server: SshServer, target: Target, bundle
     lacks = {each["what"]: each for each in doctor_on_target("box", bare, None, notify=quiet)}
     assert lacks["numpy"]["remedy"] == f"{bare.python} -m pip install numpy"
     assert lacks["an engine"]["needed"] is True
+
+
+# Another engine
+
+
+def test_a_device_runs_the_engine_that_its_entry_names(server: SshServer, target: Target, bundle: Bundle) -> None:
+    pytest.importorskip("openvino", reason="pip install 'edgefold[openvino]'")
+    other = target.model_copy(update={"engine": "openvino"})
+    result = bench_on_target("box", other, bundle, quick=True, notify=quiet)["onnx"]
+    assert (result["engine"]["name"], result["engine"]["chosen"]) == ("openvino", {"engine": "openvino"})
+    accuracy = accuracy_on_target("box", other, bundle, None, limit=64, notify=quiet)["onnx"]
+    assert accuracy["engine"]["name"] == "openvino"
+    assert accuracy["host_agreement"]["equal"] == 64  # onnxruntime's here
+    assert left_behind(server) == []
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="there is a GPU")
+def test_a_device_without_a_gpu_says_that_tensorrt_needs_one(
+    server: SshServer, target: Target, bundle: Bundle, tmp_path: Path
+) -> None:
+    other = target.model_copy(update={"engine": "tensorrt"})
+    said = r"^target box: bundle/model\.onnx: TensorRT needs an NVIDIA GPU, and this machine has no CUDA device$"
+    with pytest.raises(EngineError, match=said):
+        bench_on_target("box", other, bundle, notify=quiet)
+    with pytest.raises(EngineError, match=said):
+        accuracy_on_target("box", other, bundle, None, notify=quiet)
+    assert left_behind(server) == []
+    bare = other.model_copy(update={"python": python_without_numpy(tmp_path / "bare")})
+    findings = {each["what"]: each for each in doctor_on_target("box", bare, bundle, notify=quiet)}
+    lacks = {what: each["remedy"] for what, each in findings.items() if each["needed"] and not each["usable"]}
+    assert list(lacks) == ["numpy", "tensorrt", "a GPU of NVIDIA's", "an engine"]
+    assert lacks["tensorrt"] == f"{bare.python} -m pip install tensorrt"
+    assert "format onnx" not in findings  # ONNX Runtime's opset is not TensorRT's
+
+
+def test_a_format_that_runs_there_alone_is_not_compared(
+    target: Target, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise EngineError("onnxruntime has no kernel of it")
+
+    monkeypatch.setattr(on_target, "run_in_own_process", refused)
+    lines: list[str] = []
+    result = accuracy_on_target("box", target, bundle, None, limit=8, notify=lines.append)["onnx"]
+    assert (result["total"], "host_agreement" in result) == (8, False)
+    assert "onnx is not compared with this machine: onnxruntime has no kernel of it" in lines
+
+
+def python_with_a_gpu(folder: Path, bundle: Bundle) -> str:
+    """Return a Python that finds a driver, TensorRT and cuda-python: stand-ins, which run on the host."""
+    support = Path(stand_in_tensorrt.__file__).parent
+    (folder / "cuda" / "bindings").mkdir(parents=True)
+    names = "globals().update({name: each for name, each in vars(made).items() if name != '__spec__'})\n"
+    outputs = {spec.name: spec.shape[0] for spec in bundle.outputs}
+    made = f"made = stand_in_tensorrt.builder_and_runtime([], {bundle.input.shape}, {outputs})\n"
+    (folder / "tensorrt.py").write_text(f"import stand_in_tensorrt\n{made}{names}")
+    made = "made = stand_in_tensorrt.cuda_runtime([])\n"
+    (folder / "cuda/bindings/runtime.py").write_text(f"import stand_in_tensorrt\n{made}{names}")
+    (folder / "sitecustomize.py").write_text(
+        "import ctypes, stand_in_driver\n"
+        "load = ctypes.CDLL\n"
+        "ctypes.CDLL = lambda name, *more, **given: "
+        "stand_in_driver.Driver() if name == 'libcuda.so.1' else load(name, *more, **given)\n"
+    )
+    python = folder / "python3"
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH={folder}:{support}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_an_engine_is_built_on_the_device_once(
+    server: SshServer, target: Target, bundle: Bundle, tmp_path: Path
+) -> None:
+    changes = {"engine": "tensorrt", "python": python_with_a_gpu(tmp_path / "device", bundle)}
+    other, lines = target.model_copy(update=changes), list[str]()
+    build = bench_on_target("box", other, bundle, quick=True, notify=lines.append)["onnx"]["engine_build"]
+    said = "box: building a tensorrt 10.3.0 engine of model.onnx for GPU 40, once"
+    assert (build["cached"], lines.count(said)) == (False, 1)
+    assert [each.name for each in (server.home / "edgefold" / "engines").iterdir()] == [build["key"]]
+    accuracy = accuracy_on_target("box", other, bundle, None, limit=100, notify=lines.append)["onnx"]
+    assert lines.count(said) == 1
+    assert set(accuracy["predictions"].values()) == {bundle.classes - 1}  # what the stand-in computes
+    assert accuracy["batch"] == max(bundle.batch_sizes)
+    assert left_behind(server) == []

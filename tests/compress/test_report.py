@@ -187,6 +187,19 @@ def test_the_same_results_give_the_same_page(project: Any, source: str) -> None:
 # Other recipes
 
 
+def test_energy_stands_in_the_table_by_its_counter(project: Any) -> None:
+    file = project.results / "bench.onnx.local.json"
+    counted = {"counter": "RAPL <package-0>", "joules": 1.5, "calls": 1000, "mj_per_call": 1.5}
+    why = "UNSTABLE: the board was held back: <heat>"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "energy": [counted], "notes": [why]}))
+    assert project.invoke("report", project.recipe).exit_code == 0
+    shown = Page((project.results / "report.html").read_text(encoding="utf-8"))
+    column = shown.cells[0].index("energyof a call")
+    assert [cells[column].strip() for cells in shown.cells[1:4]] == ["", "", "1.50 mJ"]
+    assert any("Energy by RAPL <package-0>: what each counter counted" in text for text in shown.texts)
+    assert {"1.5 mJ a call by RAPL <package-0>, with all else that ran", why} <= set(shown.texts)
+
+
 def test_without_export_and_subclasses_the_rest_is_shown(empty_project: Any, untrained_text: str) -> None:
     page = made(empty_project, untrained_text)
     assert "Training" in page.headings

@@ -191,6 +191,16 @@ def test_a_latency_that_says_little_is_labelled(
     assert rows_of([run])["student · onnx"].latency_note == note
 
 
+def test_energy_is_by_the_name_of_its_counter(runs_of: Callable[..., list[FakeRun]]) -> None:
+    (run,) = runs_of(EXPORTED, teacher=[97], student=[90])
+    export(run, correct=90, passed=True)
+    bench(run)
+    assert rows_of([run])["student · onnx"].energy_mj == {}
+    counted = [{"counter": "a", "joules": 2.0, "calls": 1000, "mj_per_call": 2.0}]
+    run.results["bench.onnx.local.json"]["energy"] = counted
+    assert rows_of([run])["student · onnx"].energy_mj == {"a": 2.0}
+
+
 def test_what_was_not_measured_is_left_open(runs_of: Callable[..., list[FakeRun]]) -> None:
     (run,) = runs_of(EXPORTED, teacher=[97], student=[90])
     assert list(rows_of([run])) == ["teacher", "student"]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+import platform
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from compress import on_target
 from compress.commands import targets as on_targets
-from compress.on_target import accuracy_drop_points, missed_limits
-from compress.remote import command_of
+from compress.link import command_of
+from compress.on_target import accuracy_drop_points, formats_on, missed_limits
 from compress.targets import Limits, Target, find_target, read_targets
 from runtime.errors import MissingExtraError, RecipeError, UsageError
 
@@ -44,8 +48,28 @@ def test_devices_by_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"targets\.yaml has no target 'p4'\nDid you mean 'pi4'\? Known: pi4, phone\."):
+    with pytest.raises(
+        UsageError, match=r"targets\.yaml has no target 'p4'\nDid you mean 'pi4'\? Known: local, pi4, phone\."
+    ):
         find_target("p4", targets_file(tmp_path, PI))
+
+
+def test_this_machine_is_a_target_that_no_file_names(finished: Any, tmp_path: Path) -> None:
+    none = tmp_path / "none.yaml"
+    options = ("--target", "local", "--targets", none, "--json")
+    bench = finished.invoke("bench", finished.bundle, "--quick", "--threads", "2", *options)
+    assert bench.exit_code == 0, bench.stderr
+    result = json.loads(bench.stdout)["local"]["onnx"]
+    assert (result["target"]["name"], result["engine"]["threads"], result["quick"]) == ("local", 2, True)
+    assert result["target"]["python"] == platform.python_version()
+    accuracy = json.loads(finished.invoke("accuracy", finished.bundle, *options).stdout)["local"]["onnx"]
+    expected = json.loads((finished.results / "accuracy.onnx.json").read_text())
+    assert accuracy["predictions"] == expected["predictions"]
+    assert "host_agreement" not in accuracy
+    doctor = json.loads(finished.invoke("doctor", *options).stdout)
+    assert any(each["what"] == "onnxruntime" and each["usable"] for each in doctor["local"])
+    with pytest.raises(UsageError, match=r"no target 'lokal'\nDid you mean 'local'\? Known: local, pi4, phone\."):
+        find_target("lokal", targets_file(tmp_path, PI))
 
 
 def test_every_problem_of_a_file_comes_at_once_with_its_line(tmp_path: Path) -> None:
@@ -72,6 +96,9 @@ def test_every_problem_of_a_file_comes_at_once_with_its_line(tmp_path: Path) -> 
         ("pi4: {host: a, user: -l}", "line 1: pi4.user: came '-l'"),
         ("pi4: {host: a, serial: b}", "expected either host (ssh) or serial (adb)"),
         ("pi4: {serial: b, user: pi}", "user, port and ssh_config are of ssh"),
+        ("pi4: {host: a, engine: tensort}", "line 1: pi4.engine: came 'tensort', expected 'onnxruntime', 'openvino'"),
+        ("pi4: {host: a, engine: tensort}", "Did you mean 'tensorrt'?"),
+        ("pi4: {host: a, engine: tensorrt, provider: cuda}", "provider cuda with engine tensorrt: providers are those"),
         ("pi4: {host: a, limits: {p90_ms: -1}}", "came -1, expected more than 0"),
     ],
 )
@@ -101,6 +128,30 @@ def test_adb_reaches_a_device_by_its_serial() -> None:
     command = command_of(Target(serial="emulator-5554"))
     assert command[:5] == ["adb", "-s", "emulator-5554", "shell", "-T"]
     assert command[5].startswith("python3 -c ")
+
+
+def test_the_command_line_s_engine_takes_the_place_of_a_target_s(tmp_path: Path) -> None:
+    file = targets_file(tmp_path, "a: {host: a, engine: openvino, precision: bf16, threads: 2}\nb: {host: b}\n")
+    assert on_targets._targets(["a"], file, {"threads": None})["a"].choice.label == "openvino-bf16"
+    given = on_targets._targets(["a", "b"], file, {"provider": "cuda", "threads": 4})
+    assert [(each.choice.to_json(), each.threads) for each in given.values()] == [({"provider": "cuda"}, 4)] * 2
+    with pytest.raises(UsageError, match="precision bf16 without engine openvino"):
+        on_targets._targets(["a"], file, {"precision": "bf16"})
+
+
+def test_formats_that_the_engine_does_not_run_are_left_out_and_named() -> None:
+    bundle: Any = SimpleNamespace(path="bundle", formats=dict.fromkeys(("onnx", "fp16", "packed", "int8_cpu", "int8")))
+    target = Target(host="a", engine="tensorrt")
+    lines: list[str] = []
+    assert formats_on("a", target, bundle, (), lines.append) == ("onnx", "fp16", "int8")
+    assert lines == ["a: left out, for tensorrt does not run it: packed, int8_cpu"]
+    lines.clear()
+    some = target.model_copy(update={"formats": ("fp16",)})
+    assert formats_on("a", some, bundle, (), lines.append) == ("fp16",)
+    assert formats_on("a", Target(host="a"), bundle, (), lines.append) == tuple(bundle.formats)
+    assert lines == []
+    with pytest.raises(UsageError, match="target a runs tensorrt, which runs none of packed of bundle"):
+        formats_on("a", target.model_copy(update={"formats": ("packed",)}), bundle, ())
 
 
 def bench(p90_ms: float | None, size_bytes: int) -> dict:

@@ -64,7 +64,7 @@ def test_an_engine_joins_the_bundle_with_its_description(bundle: Bundle) -> None
     assert all(layer.inputs == ("Int8",) and layer.constants[0] == "Int8" for layer in convolutions)
     assert {each.dtype for each in described.inputs} == {"uint8"}
     assert b"small int8" in after.read_bytes(entry.file)  # of what it is, without a path
-    # The same again takes its place; a plan may differ in a few bytes (tests/export/test_to_tensorrt.py).
+    # The same again takes its place; a plan may differ in a few bytes (tests/runtime/test_engine_build.py).
     again = add_engines(after, build_engines(after, [replace(after.engines[0], profiles=((1, 4), (8, 16, 64)))]))
     assert (again.formats, again.engines) == (after.formats, after.engines)
     same = {file for file in after.checksums if after.checksums[file] == again.checksums[file]}

@@ -18,7 +18,7 @@ from export.graph import DeployableGraph, InputSignature, Normalization, Preproc
 from export.parity import Gate
 from export.to_int8 import Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
-from export.to_tensorrt import require_buildable
+from runtime.buildable import require_buildable
 from runtime.errors import ExportError
 
 OPEN = Gate(max_error_over_std=1e9, top1_agreement=0.0, metric_drop_points=100.0)

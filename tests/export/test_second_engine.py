@@ -10,14 +10,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import OnnxForm, write_bundle
+from export.engines import FP32_GATE
 from export.parity import GATES, looser
 from export.to_bf16 import bf16_from_onnx
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
-from export.verify import NotRun, ParityReport, cases_of, verify_bundle, verify_formats
+from export.verify import NotRun, ParityReport, _gate, cases_of, verify_bundle, verify_formats
+from runtime import engine_cache
 from runtime.bare_model import open_model
 from runtime.bundle import Bundle, open_bundle
-from runtime.errors import MissingExtraError, UsageError
+from runtime.cuda import CudaDevice, cuda_devices
+from runtime.errors import DeviceError, MissingExtraError, UsageError
 from runtime.runners import open_runner
 from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.runners.openvino import OpenVinoRunner
@@ -150,3 +153,32 @@ def test_looser_takes_what_either_allows() -> None:
     gate = looser(GATES["fp16"], GATES["int8"])
     assert gate == GATES["int8"]
     assert looser(GATES["bf16"], GATES["fp32"]) == GATES["bf16"]
+
+
+@pytest.mark.parametrize("format", FORMS)
+def test_every_form_is_built_into_an_engine_where_it_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'edgefold[rtx]' (Linux or Windows, x86-64)")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(engine_cache, "cuda_devices", lambda: (CudaDevice("RTX 4090", "sm89"),))
+    kept = engine_cache.engine_here(open_bundle(folder), format, "tensorrt_rtx", None, print)
+    types = {kind for layer in kept.description.layers for kind in layer.inputs}
+    assert {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8"}[FORMS[format]] in types
+    assert {each.dtype for each in kept.description.inputs} == {"uint8"}
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="there is a GPU, so nothing is left out")
+def test_an_engine_that_cannot_be_built_here_is_not_run(folder: Path) -> None:
+    bundle, tensorrt = open_bundle(folder), EngineChoice("tensorrt")
+    rows = rows_of(bundle)
+    one, other = verify_formats(bundle, *rows, cases=[("onnx", DEFAULT), ("onnx", tensorrt)])
+    assert isinstance(one, ParityReport)
+    assert isinstance(other, NotRun)
+    assert other.name == "onnx@tensorrt"
+    assert other.reason == "TensorRT needs an NVIDIA GPU, and this machine has no CUDA device"
+    with pytest.raises(DeviceError, match="this machine has no CUDA device"):
+        verify_bundle(folder, choice=tensorrt)
+    # An engine adds in another order: its float32 has the gate that engines in a bundle have, other forms keep theirs.
+    assert _gate(bundle.format("onnx"), tensorrt) == FP32_GATE
+    assert _gate(bundle.format("int8"), tensorrt) == GATES["int8"]

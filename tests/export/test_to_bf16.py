@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 from export.parity import GATES, compare
 from export.to_bf16 import bf16_from_onnx, widened_from_bf16
-from export.to_tensorrt import EngineTensor, engine_from_onnx
+from runtime.engine_build import engine_from_onnx
+from runtime.engine_file import EngineTensor
 from runtime.errors import ExportError
 
 

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.parity import GATES, compare
 from export.to_fp16 import fp16_from_onnx
-from export.to_tensorrt import EngineTensor, engine_from_onnx
+from runtime.engine_build import engine_from_onnx
+from runtime.engine_file import EngineTensor
 from runtime.errors import ExportError
 
 

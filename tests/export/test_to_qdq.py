@@ -19,7 +19,7 @@ from export.graph import DeployableGraph, InputSignature, Normalization, Preproc
 from export.to_int8 import require_signed
 from export.to_onnx import onnx_from_graph
 from export.to_qdq import levels_of, qdq_from_onnx
-from export.to_tensorrt import engine_from_onnx
+from runtime.engine_build import engine_from_onnx
 from runtime.errors import ExportError
 
 IMAGES = InputSignature((9, 8, 3))

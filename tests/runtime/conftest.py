@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from runtime import nvml
 from runtime.bundle import open_bundle, write_checksums
 
 SHAPE, CLASSES, ROWS = (4, 3, 1), 3, 24
@@ -124,3 +125,35 @@ def bundle_folder(write_bundle, tmp_path):
 @pytest.fixture
 def bundle(bundle_folder):
     return open_bundle(bundle_folder)
+
+
+@pytest.fixture
+def no_nvml(monkeypatch):
+    """Take away the library of NVIDIA's driver, where this machine has it."""
+
+    def forget():
+        nvml._library.cache_clear()
+        nvml._gpus.cache_clear()
+
+    monkeypatch.setattr(nvml, "_LIBRARIES", ("libthereisnone.so.1",))
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, no_nvml):
+    """Return a function that puts a stand-in on PATH, which holds nothing else; there is no NVML either."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(name, says, status=0):
+        path = folder / name
+        path.write_text(
+            f"#!/bin/sh\necho \"$*\" >> {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
+        )
+        path.chmod(0o755)
+        return folder / f"{name}.asked"
+
+    return put

@@ -7,8 +7,9 @@ import pytest
 
 from runtime import bench, display
 from runtime.bench import benchmark, rotation
-from runtime.board import BoardState, Counter
+from runtime.board import BoardState
 from runtime.device import read_environment
+from runtime.energy import Counter
 from runtime.errors import EngineError, UsageError
 from runtime.latency import decode_samples, summarize
 from runtime.measure import BenchPlan
@@ -90,7 +91,9 @@ def test_notes_say_what_makes_the_numbers_less(bundle, result):
         thermal_throttle_events=0,
         load_average=(9.5, 1.0, 1.0),
     )
-    after = dataclasses.replace(result.load_after, cgroup_throttled_periods=5, thermal_throttle_events=1)
+    after = dataclasses.replace(
+        result.load_after, cgroup_throttled_periods=5, thermal_throttle_events=1, cpu_cooling_state=2
+    )
     latency = summarize(np.array([100] * 50 + [120] * 50, dtype=np.uint64))
     warm = bench.WarmUp(calls=30, seconds=10.0, steady=False)
     notes = "\n".join(bench._notes(bundle, 3, 2, warm, latency, environment, before, after))
@@ -101,13 +104,16 @@ def test_notes_say_what_makes_the_numbers_less(bundle, result):
     assert "batch 3 was not verified at export (verified: 1, 8)" in notes
     assert "stopped this process in 2 periods during the measurement" in notes
     assert "throttled by heat 1 times" in notes
+    assert "UNSTABLE: the kernel held the CPU back against heat (cooling state 2)" in notes
 
 
 def test_nothing_to_note_on_a_quiet_machine(bundle, result):
     environment = dataclasses.replace(read_environment(), logical_cores=8, affinity=None, cpu_limit=None)
     warm = bench.WarmUp(calls=30, seconds=1.0, steady=True)
     latency = summarize(np.full(100, 100, dtype=np.uint64))
-    load = dataclasses.replace(result.load_before, cgroup_throttled_periods=3, load_average=(8.0, 9.0, 9.0))
+    load = dataclasses.replace(
+        result.load_before, cgroup_throttled_periods=3, load_average=(8.0, 9.0, 9.0), cpu_cooling_state=0
+    )
     notes = bench._notes(bundle, 8, 8, warm, latency, environment, load, load)
     assert not [each for each in notes if "torch" not in each]  # other tests may have loaded torch here
 
@@ -116,7 +122,7 @@ def test_a_board_that_is_held_back_makes_a_result_unstable_and_counters_give_ene
     states = iter([BoardState((), ("throttled",), "15W"), BoardState(("under-voltage",), ("throttled",), "15W")])
     counters = iter([{"RAPL package-0": Counter(1_000_000)}, {"RAPL package-0": Counter(8_000_000)}])
     monkeypatch.setattr(bench, "read_board", lambda: next(states))
-    monkeypatch.setattr(bench, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(bench, "read_counters", lambda **options: next(counters))
     document = benchmark(bundle, plan=TINY).to_json()
     calls = document["latency"]["calls"]
     assert document["energy"] == [

@@ -2,40 +2,15 @@ import pytest
 
 from runtime.board import (
     BoardState,
-    Counter,
-    energy_between,
     power_mode,
     read_board,
-    read_counters,
+    read_rails,
     require_power_mode,
     throttling,
 )
+from runtime.energy import read_counters
 from runtime.errors import UsageError
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Return a function that puts a stand-in on PATH, which holds nothing else."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-
-    def put(name, says, status=0):
-        path = folder / name
-        path.write_text(
-            f"#!/bin/sh\necho \"$*\" > {folder}/{name}.asked\ncase x in x) echo '{says}';; esac\nexit {status}\n"
-        )
-        path.chmod(0o755)
-        return folder / f"{name}.asked"
-
-    return put
-
-
-def write(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+from tests.support.fake_root import write
 
 
 def test_without_commands_and_sensors_nothing_is_said(tmp_path, command):
@@ -46,7 +21,7 @@ def test_without_commands_and_sensors_nothing_is_said(tmp_path, command):
 def test_bits_of_a_raspberry_pi_in_words(tmp_path, command):
     asked = command("vcgencmd", "throttled=0x50005")
     state = read_board(tmp_path)
-    assert asked.read_text().strip() == "get_throttled"
+    assert asked.read_text().splitlines() == ["get_throttled", "pmic_read_adc"]
     assert state.throttled == ("under-voltage", "throttled")
     assert state.throttled_since_start == ("under-voltage", "throttled")
     command("vcgencmd", "throttled=0xa0002")
@@ -65,14 +40,27 @@ def test_a_command_that_fails_or_says_something_else_leaves_its_values_absent(tm
     [
         (((), ()), ((), ()), ()),
         (((), ("throttled",)), ((), ("throttled",)), ()),  # long ago
-        (((), ()), ((), ("throttled",)), ("throttled",)),  # came and went meanwhile
-        ((("under-voltage",), ()), ((), ()), ("under-voltage",)),
-        (((), ()), (("throttled",), ("throttled",)), ("throttled",)),
+        (((), ()), ((), ("throttled",)), ("throttled (vcgencmd)",)),  # came and went meanwhile
+        ((("under-voltage",), ()), ((), ()), ("under-voltage (vcgencmd)",)),
+        (((), ()), (("throttled",), ("throttled",)), ("throttled (vcgencmd)",)),
         ((None, None), (None, None), ()),
     ],
 )
 def test_throttling_is_what_was_set_meanwhile(before, after, expected):
     assert throttling(BoardState(*before), BoardState(*after)) == expected
+
+
+def test_only_the_gpus_of_the_engine_can_hold_it_back():
+    before = BoardState(gpus=({"uuid": "GPU-b", "clock_reasons": ("hardware slowdown",)},))
+    after = BoardState(
+        gpus=(
+            {"uuid": "GPU-a", "name": "A", "clock_reasons": ("software power cap",)},
+            {"uuid": "GPU-b", "name": "B", "clock_reasons": ("idle", "power brake")},
+        )
+    )
+    assert throttling(before, after) == ()
+    assert throttling(before, after, ["GPU-b"]) == ("power brake (NVML, B)",)
+    assert throttling(BoardState(), after, ["GPU-a", "GPU-c"]) == ("software power cap (NVML, A)",)
 
 
 def test_a_jetson(tmp_path, command):
@@ -101,21 +89,22 @@ def test_a_jetson(tmp_path, command):
     assert read_counters(tmp_path) == {}  # power is no energy
 
 
-def test_gpus_and_values_that_one_lacks(tmp_path, command):
-    asked = command(
-        "nvidia-smi", "Some GPU, 550.1, 1980, 2100, 41, 70.25\nOther GPU, 550.1, 300, [N/A], 35, [Not Supported]"
+def test_power_of_a_raspberry_pi_5_by_rail(tmp_path, command):
+    lines = (
+        " 3V7_WL_SW_A current(0)=0.00000000A",
+        "  VDD_CORE_A current(7)=0.75000000A",
+        "   ORPHAN_A current(9)=1.00000000A",
+        " 3V7_WL_SW_V volt(8)=3.79999600V",
+        "  VDD_CORE_V volt(15)=0.90000000V",
+        "     EXT5V_V volt(24)=5.06788000V",
     )
-    first, second = read_board(tmp_path).gpus
-    assert "--query-gpu=name,driver_version,clocks.sm," in asked.read_text()
-    assert first == {
-        "name": "Some GPU",
-        "driver": "550.1",
-        "sm_clock_mhz": 1980.0,
-        "most_sm_clock_mhz": 2100.0,
-        "temperature_celsius": 41.0,
-        "power_watts": 70.25,
-    }
-    assert set(first) - set(second) == {"most_sm_clock_mhz", "power_watts"}
+    asked = command("vcgencmd", "\n".join(lines))
+    assert read_rails(tmp_path) == {"3V7_WL_SW (PMIC)": 0.0, "VDD_CORE (PMIC)": pytest.approx(675.0)}
+    assert asked.read_text().strip() == "pmic_read_adc"
+    assert read_board(tmp_path).rails_mw == read_rails(tmp_path)
+    assert read_counters(tmp_path) == {}  # nor is that energy
+    command("vcgencmd", 'error=1 error_msg="Command not registered"')  # of an older board
+    assert read_rails(tmp_path) == {}
 
 
 def test_another_power_mode_is_refused_with_the_command_that_sets_it(tmp_path, command):
@@ -133,30 +122,3 @@ def test_another_power_mode_is_refused_with_the_command_that_sets_it(tmp_path, c
 def test_a_device_without_power_modes_is_in_none(tmp_path, command):
     with pytest.raises(UsageError, match=r"says none .*\nLeave the power mode out"):
         require_power_mode("15W", tmp_path)
-
-
-def test_counters_have_the_names_of_the_machine(tmp_path):
-    zone = "sys/class/powercap/intel-rapl:0"
-    write(
-        tmp_path,
-        {
-            f"{zone}/name": "package-0\n",
-            f"{zone}/energy_uj": "123\n",
-            f"{zone}/max_energy_range_uj": "999\n",
-            "sys/class/powercap/intel-rapl:1/name": "dram\n",  # whose reading only root may see
-            "sys/class/hwmon/hwmon2/name": "ina228\n",
-            "sys/class/hwmon/hwmon2/energy1_input": "77\n",
-        },
-    )
-    assert read_counters(tmp_path) == {
-        "RAPL package-0 (intel-rapl:0)": Counter(123, 999),
-        "ina228 energy1 (hwmon2)": Counter(77),
-    }
-
-
-def test_energy_is_the_difference_of_two_readings():
-    before = {"a": Counter(1_000_000, 4_999_999), "b": Counter(4_500_000, 4_999_999), "c": Counter(9), "d": Counter(0)}
-    after = {"a": Counter(3_000_000, 4_999_999), "b": Counter(500_000, 4_999_999), "c": Counter(8)}
-    first, wrapped = energy_between(before, after, 500)  # c ran backwards and d was lost
-    assert first.to_json() == {"counter": "a", "joules": 2.0, "calls": 500, "mj_per_call": 4.0}
-    assert (wrapped.counter, wrapped.joules) == ("b", 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -63,7 +64,7 @@ def test_a_checkout_without_a_library_takes_the_installed_packages(monkeypatch, 
     built = tmp_path / "site-packages" / "runtime" / "ops" / custom_ops.FILE_NAME
     monkeypatch.delenv(custom_ops.OVERRIDE, raising=False)
     monkeypatch.setattr(custom_ops, "FOLDER", tmp_path)
-    monkeypatch.setattr(custom_ops.importlib.metadata, "distribution", lambda name: Installed())
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Installed())
     with pytest.raises(custom_ops.MissingExtraError):
         custom_ops._path()
     built.parent.mkdir(parents=True)

@@ -1,19 +1,15 @@
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runtime.device import peak_resident_bytes, read_environment, read_load, usable_cores
-
-
-def write(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+from tests.support.fake_root import write
 
 
 @pytest.fixture
@@ -76,6 +72,40 @@ def test_a_laptop(tmp_path, all_cores):
     assert environment.affinity == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "features"),
+    [
+        ("flags : fpu vme sse4_2 avx2 avx512_vnni avx_vnni amx_int8 fma f16c sme smep rdtscp\n", 7),
+        ("Features : fp asimd evtstrm aes crc32 asimddp asimdhp i8mm bf16 sve2 sve\n\nHardware : X\n", 7),
+        ("Features : half thumb fastmult vfp edsp neon vfpv3\n", 1),
+    ],
+)
+def test_features_that_engines_choose_by(tmp_path, cpuinfo, features):
+    write(tmp_path, {"proc/cpuinfo": f"processor : 0\n{cpuinfo}\nprocessor : 1\n{cpuinfo}"})
+    found = read_environment(tmp_path).cpu_features
+    assert len(found) == features
+    assert found == tuple(sorted(found))
+    assert not {"fpu", "rdtscp", "sme", "smep", "fp", "aes", "crc32", "vfpv3", "half"} & set(found)
+    assert set(found) <= set(cpuinfo.split())
+
+
+@pytest.mark.parametrize(
+    ("devices", "state"),
+    [
+        ({}, None),
+        ({"Fan": 3, "intel_powerclamp": -1}, None),
+        ({"Processor": 0, "Fan": 3}, 0),
+        ({"thermal-cpufreq-0": 0, "thermal-cpufreq-1": 4, "thermal-devfreq-0": 7}, 4),
+        ({"cpufreq-cpu0": 2, "cpufreq-cpu4": 1}, 2),
+    ],
+)
+def test_a_kernel_that_cools_the_processor(tmp_path, devices, state):
+    for i, (kind, value) in enumerate(devices.items()):
+        folder = f"sys/class/thermal/cooling_device{i}"
+        write(tmp_path, {f"{folder}/type": f"{kind}\n", f"{folder}/cur_state": f"{value}\n"})
+    assert read_load(tmp_path).cpu_cooling_state == state
+
+
 def test_a_container_of_cgroup_version_2(tmp_path, all_cores):
     group = "sys/fs/cgroup/pod/box"
     write(
@@ -112,6 +142,25 @@ def test_a_container_of_cgroup_version_1(tmp_path):
     assert (load.cgroup_throttled_periods, load.cgroup_throttled_us) == (4, 7000)
 
 
+def test_a_group_of_cgroup_version_1_outside_of_containers(tmp_path):
+    group = "sys/fs/cgroup/cpu/user.slice/job"
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "5:memory:/elsewhere\n4:cpu,cpuacct:/user.slice/job\n1:name=systemd:/x\n0::/y\n",
+            f"{group}/cpu.cfs_quota_us": "150000\n",
+            f"{group}/cpu.cfs_period_us": "100000\n",
+            f"{group}/cpu.stat": "nr_periods 1\nnr_throttled 2\nthrottled_time 3000000\n",
+            "sys/fs/cgroup/cpu/user.slice/cpu.stat": "nr_periods 1\nnr_throttled 1\nthrottled_time 1000000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+    )
+    load = read_load(tmp_path)
+    assert read_environment(tmp_path).cpu_limit == 1.5
+    assert (load.cgroup_throttled_periods, load.cgroup_throttled_us) == (3, 4000)
+
+
 def test_no_quota_is_no_limit(tmp_path):
     write(
         tmp_path,
@@ -131,6 +180,12 @@ def test_a_board(tmp_path):
     environment = read_environment(tmp_path)
     assert environment.device_model == "Raspberry Pi 4 Model B Rev 1.4"
     assert environment.cpu_model == "BCM2835"
+
+
+def test_the_version_is_that_of_the_package():
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    version = re.search(r'^version = "(.+)"$', project, re.MULTILINE)[1]
+    assert read_environment().packages["edgefold"] == version
 
 
 def test_peak_memory_is_this_programs_and_not_what_its_parent_had():

@@ -5,9 +5,12 @@ import types
 
 import pytest
 
+from runtime import doctor
 from runtime.__main__ import main
 from runtime.bundle import write_checksums
+from runtime.cuda import CudaDevice
 from runtime.doctor import examine, findings_text
+from runtime.energy import read_counters
 
 
 @pytest.fixture
@@ -16,7 +19,7 @@ def engines(monkeypatch):
 
     def installed(**versions):
         find = importlib.util.find_spec
-        known = {"numpy", "onnxruntime", "openvino", "tensorrt"}
+        known = {"numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
         monkeypatch.setattr(
             importlib.util,
             "find_spec",
@@ -67,6 +70,30 @@ def test_an_engine_that_does_not_load_says_why(engines):
     assert finding.remedy.endswith("--force-reinstall onnxruntime")
 
 
+def test_an_engine_that_is_to_be_used_has_to_be_there(engines, monkeypatch):
+    gpu = CudaDevice("Orin", "sm87")
+    monkeypatch.setattr(doctor, "driver_version", lambda: "540.4.0")
+
+    def needed(engine, *devices):
+        monkeypatch.setattr(doctor, "cuda_devices", lambda: devices)
+        return {each.what: each for each in examine(engine=engine) if each.needed and not each.usable}
+
+    engines(numpy="2.0", onnxruntime="1.20.0")
+    assert needed(None) == {}
+    lacks = needed("tensorrt", gpu)
+    assert list(lacks) == ["tensorrt"]
+    assert lacks["tensorrt"].remedy == f"{sys.executable} -m pip install tensorrt"
+    assert needed("tensorrt_rtx", gpu)["tensorrt_rtx"].remedy.endswith("-m pip install tensorrt-rtx")
+    assert list(needed("openvino")) == ["openvino"]
+    engines(numpy="2.0", tensorrt_rtx="1.7.1")
+    assert needed("tensorrt", gpu) == {}  # it builds engines as well
+    assert found(None, (), "tensorrt")["a GPU of NVIDIA's"].found == "Orin (sm87), driver 540.4.0"
+    # Without a GPU TensorRT is no engine.
+    lacks = needed("tensorrt")
+    assert list(lacks) == ["a GPU of NVIDIA's", "an engine"]
+    assert lacks["a GPU of NVIDIA's"].found == "no CUDA device"
+
+
 def test_formats_that_an_old_engine_cannot_read(engines, write_bundle, build_model, tmp_path):
     newer = build_model(opset=22).SerializeToString()
     formats = {
@@ -83,10 +110,25 @@ def test_formats_that_an_old_engine_cannot_read(engines, write_bundle, build_mod
     assert findings["format bf16"].found == "onnxruntime 1.19.2 cannot read opset 22 (it reads up to 21)"
     assert findings["format bf16"].remedy == (f"{sys.executable} -m pip install 'onnxruntime>=1.21', or measure onnx")
     assert "format bf16" not in {each.what for each in examine(folder, ("onnx",))}
+    assert not any(each.what.startswith("format") for each in examine(folder, engine="openvino"))
     engines(numpy="2.0", onnxruntime="1.17.0")
     assert found(folder)["format onnx"].remedy.endswith(
         "'onnxruntime>=1.18', or export it again for this engine: opset 17"
     )
+
+
+def test_what_it_says_of_power(engines, command, tmp_path, monkeypatch):
+    engines(numpy="2.0")
+    monkeypatch.setattr("runtime.doctor._RAPL", str(tmp_path))
+    assert found()["counters of energy"].usable is bool(read_counters())
+    assert not {"power mode", "power of rails", "gpu"} & set(found())
+    (tmp_path / "intel-rapl:0").mkdir()
+    if not any(name.startswith("RAPL") for name in read_counters()):
+        assert found()["counters of RAPL"].remedy.endswith(f"sudo chmod a+r {tmp_path}/intel-rapl:*/energy_uj")
+    command("nvpmodel", "NV Power Mode: 15W")
+    command("tegrastats", "RAM 1/2MB CPU [1%@2] VDD_IN 4093mW/4463mW VDD_SOC 1mW/1mW")
+    assert found()["power mode"].found == "15W"
+    assert "VDD_IN, VDD_SOC" in found()["power of rails"].found
 
 
 def test_the_command(bundle_folder, tmp_path, capsys):

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 import runtime
-from runtime import __main__ as program
 from runtime import bench, measure
 from runtime.__main__ import main
+from runtime.arguments import parser
 from runtime.bundle import write_checksums
 from runtime.comparison import processes_of
 from runtime.errors import DataError
@@ -286,5 +286,5 @@ def test_every_verb_has_a_sentence_and_a_working_example(capsys):
         examples = text.split("example:\n")[1].strip().splitlines()
         assert examples[0].startswith(f"python -m runtime {verb} bundle")
         for example in examples:
-            options = program._parser().parse_args(example.split()[3:])
-            assert options.verb.__name__ == verb
+            options = parser().parse_args(example.split()[3:])
+            assert options.verb == verb

@@ -208,7 +208,7 @@ def test_formats_of_one_engine_do_not_run_on_another(write_bundle, build_model, 
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"engine": "tvm"}, "engine is 'tvm', expected onnxruntime, openvino"),
+        ({"engine": "tvm"}, "engine is 'tvm', expected onnxruntime, openvino, tensorrt, tensorrt_rtx"),
         ({"provider": "CUDAExecutionProvider"}, "provider is 'CUDAExecutionProvider', expected cpu, cuda, tensorrt"),
         ({"engine": "openvino", "precision": "fp8"}, "precision is 'fp8', expected fp32, bf16"),
         ({"engine": "openvino", "provider": "cuda"}, "provider cuda with engine openvino"),

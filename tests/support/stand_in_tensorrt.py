@@ -108,6 +108,44 @@ def builder(calls: Calls) -> ModuleType:
     return module
 
 
+def builder_and_runtime(calls: Calls, shape: tuple[int, ...], outputs: dict[str, int]) -> ModuleType:
+    """Builds plans that its own runtime runs, with the profiles that are asked for.
+
+    They take images of `shape` in uint8, and give `outputs`: name and width, float32.
+    """
+    module, runtime = builder(calls), tensorrt(calls)
+    module.Runtime = runtime.Runtime  # type: ignore[attr-defined]
+    base = module.Builder  # type: ignore[attr-defined]
+    tensor = SimpleNamespace(name="input", dtype="uint8", shape=(-1, *shape))
+    given = [SimpleNamespace(name=name, dtype="float32", shape=(-1, width)) for name, width in outputs.items()]
+
+    class Builder(base):  # type: ignore[misc, valid-type]
+        def __init__(self, log: Any) -> None:
+            self.profiles: list[list[int]] = []
+
+        def create_network(self, flags: int) -> Any:
+            calls.append(f"network {flags}")
+            ends = {
+                "num_inputs": 1,
+                "get_input": lambda i: tensor,
+                "num_outputs": len(given),
+                "get_output": given.__getitem__,
+            }
+            return SimpleNamespace(**ends)
+
+        def create_optimization_profile(self) -> Any:
+            return SimpleNamespace(set_shape=lambda name, *ends: self.profiles.append([end[0] for end in ends]))
+
+        def build_serialized_network(self, network: Any, config: Any) -> bytes:
+            calls.append(f"build {self.profiles}")
+            tensors = {"input": ["input", "uint8", [-1, *shape]]}
+            tensors |= {name: ["output", "float32", [-1, width]] for name, width in outputs.items()}
+            return json.dumps({"tensors": tensors, "profiles": self.profiles}).encode()
+
+    module.Builder = Builder  # type: ignore[attr-defined]
+    return module
+
+
 def rtx(calls: Calls) -> ModuleType:
     """The same with what TensorRT-RTX has beside: settings of a context."""
     module = tensorrt(calls, "tensorrt_rtx")
@@ -121,6 +159,9 @@ class Engine:
         self.tensors = plan["tensors"]  # name -> [mode, dtype, shape with -1]
         self.profiles = plan["profiles"]
         self.calls = calls
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": []}))
 
     @property
     def num_io_tensors(self) -> int:

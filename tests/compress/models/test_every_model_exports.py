@@ -50,7 +50,7 @@ from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import Form, Int8Model, int8_from_onnx
 from export.to_onnx import onnx_from_graph
 from export.to_qdq import qdq_from_onnx
-from export.to_tensorrt import engine_from_onnx
+from runtime.engine_build import engine_from_onnx
 
 CLASSES, SUBCLASSES = 5, 2
 BATCH_SIZES = (1, 8, 64)

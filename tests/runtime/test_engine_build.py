@@ -13,10 +13,13 @@ import pytest
 import stand_in_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
-from export import to_tensorrt
-from export.to_tensorrt import EngineTensor, engine_from_onnx, tensorrt_module
+from runtime import buildable, engine_build, tensorrt_library
+from runtime.buildable import require_buildable
 from runtime.cuda import CudaDevice
+from runtime.engine_build import engine_from_onnx
+from runtime.engine_file import EngineTensor
 from runtime.errors import BundleError, ExportError, MissingExtraError
+from runtime.tensorrt_library import tensorrt_module
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
 
@@ -141,10 +144,10 @@ def test_unsigned_zero_points_are_refused_wherever_they_stand() -> None:
 
 
 def test_signed_zero_points_are_not_refused() -> None:
-    to_tensorrt.require_buildable(quantized(TO_INT, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.int8)))
+    require_buildable(quantized(TO_INT, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.int8)))
     said = helper.make_node("QuantizeLinear", ["input", "scale"], ["whole"], output_dtype=TensorProto.INT8)
     made = quantized(said, TO_FLOAT, scale=SCALE, zero=np.zeros((), np.int8))
-    to_tensorrt.require_buildable(made)
+    require_buildable(made)
 
 
 def test_foreign_operators_are_named() -> None:
@@ -153,13 +156,13 @@ def test_foreign_operators_are_named() -> None:
     with pytest.raises(ExportError, match="has edgefold's packed operators") as caught:
         engine_from_onnx(model(helper.make_node("PackedConv", ["input"], ["logits"], domain="edgefold")))
     assert "--format packed" in caught.value.remedy
-    to_tensorrt.require_buildable(model(helper.make_node("Relu", ["input"], ["logits"], domain="ai.onnx")))
+    require_buildable(model(helper.make_node("Relu", ["input"], ["logits"], domain="ai.onnx")))
 
 
 def test_large_models_are_refused_by_their_size() -> None:
     with pytest.raises(ExportError, match=r"m\.onnx has \d+ bytes; expected at most 100"):
         engine_from_onnx(model(), most_bytes=100, origin="m.onnx")
-    assert to_tensorrt.MOST_BYTES == 2_147_483_647
+    assert buildable.MOST_BYTES == 2_147_483_647
 
 
 def test_broken_files_and_weights_outside_are_refused_before_an_engine_sees_them() -> None:
@@ -182,10 +185,10 @@ GPU = CudaDevice("a GPU", "sm87")
 
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str, devices: int = 0) -> None:
     """Make exactly the modules `names` importable, on a machine with so many GPUs."""
-    for name in to_tensorrt.MODULES:
+    for name in tensorrt_library.MODULES:
         # None makes an import fail as if the module were not there.
         monkeypatch.setitem(sys.modules, name, ModuleType(name) if name in names else None)  # type: ignore[arg-type]
-    monkeypatch.setattr(to_tensorrt, "cuda_devices", lambda: (GPU,) * devices)
+    monkeypatch.setattr(tensorrt_library, "cuda_devices", lambda: (GPU,) * devices)
 
 
 def test_tensorrt_is_taken_where_there_is_a_gpu_and_rtx_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +221,8 @@ def test_tensorrt_builds_for_the_gpu_at_hand_and_keeps_what_it_measured(
 ) -> None:
     calls: list[str] = []
     monkeypatch.setitem(sys.modules, "tensorrt", stand_in_tensorrt.builder(calls))
-    monkeypatch.setattr(to_tensorrt, "cuda_devices", lambda: (GPU,))
+    for module in (tensorrt_library, engine_build):
+        monkeypatch.setattr(module, "cuda_devices", lambda: (GPU,))
     cache = tmp_path / "timing.cache"
     engine = engine_from_onnx(model(), batch_sizes=[1, 8], workspace_mib=2, timing_cache=cache, name="tiny")
     assert engine.plan == b"plan of tiny, detailed"
@@ -250,8 +254,8 @@ def test_rtx_leaves_the_timing_cache_alone(tmp_path: Path) -> None:
 def test_capability_is_for_rtx_alone() -> None:
     classic = SimpleNamespace(__name__="tensorrt")
     with pytest.raises(ExportError, match="tensorrt builds for the GPU at hand, not for sm86"):
-        to_tensorrt._set_capability(classic, None, "sm86")  # type: ignore[arg-type]
-    to_tensorrt._set_capability(classic, None, None)  # type: ignore[arg-type]
+        engine_build._set_capability(classic, None, "sm86")  # type: ignore[arg-type]
+    engine_build._set_capability(classic, None, None)  # type: ignore[arg-type]
 
 
 # Profiles, memory, and what became of the layers
@@ -309,6 +313,6 @@ def test_layers_tell_int8_from_float() -> None:
 
 
 def test_neither_torch_nor_onnx_is_imported() -> None:
-    code = "import sys, export.to_tensorrt; print(*{'torch', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules))"
+    code = "import sys, runtime.engine_build; print(*{'torch', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
