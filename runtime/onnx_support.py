@@ -53,6 +53,13 @@ _LEAST_OPSET = 13  # of `export.opsets`
 # What is offered: 1.15 and 1.16 expand LayerNormalization in float16 of a later one to a graph that they then refuse.
 _OFFERED = 17
 
+# What lays channels out for the CPU's vectors gives ShuffleNet V1 other classes there (2.7 deviations off), and
+# MobileNet V2 in INT8 other logits (1.6); all other optimisations are right, and so are 1.11 and 1.14.
+_WRONG_LAYOUTS = ((1, 12), (1, 13))
+
+# Its process ends, without a word, while it loads a model with float16 for the CPU.
+_CRASHES = {(1, 14): "fp16"}
+
 _OPERATORS = "edgefold"
 _OPERATORS_SINCE = (1, 17)  # what the library of `runtime/ops` is built for
 
@@ -87,19 +94,25 @@ def refusal(header: OnnxHeader, version: str, form: str = "onnx") -> Refusal | N
     operators = _OPERATORS in header.opsets and minor < _OPERATORS_SINCE
     if operators:
         too_new.append("the operators of packed models (it is too old for their library)")
+    crash = crashes_on(version, form)
+    if crash:
+        too_new.append("float16 on a CPU (it crashes)")
     if not too_new:
         return None
     later = (
         each
         for each, of in READS.items()
-        if of.ir_version >= header.ir_version
+        if each > minor
+        and of.ir_version >= header.ir_version
         and of.opset >= opset
         and (_OPERATORS not in header.opsets or each >= _OPERATORS_SINCE)
     )
     needed = next(later, None)
     least = f"'onnxruntime>={needed[0]}.{needed[1]}'" if needed else "--upgrade onnxruntime"
     offered = min(reads.opset, _OFFERED)
-    possible = not operators and minor >= min(READS) and offered >= LEAST_OPSETS.get(form, (_LEAST_OPSET,))[0]
+    possible = (
+        not (operators or crash) and minor >= min(READS) and offered >= LEAST_OPSETS.get(form, (_LEAST_OPSET,))[0]
+    )
     return Refusal(
         f"onnxruntime {version} cannot read {' and '.join(too_new)}",
         f"pip install {least}",
@@ -116,6 +129,17 @@ def _export(metadata: Mapping[str, str], opset: int) -> str:
         return f"edgefold export --weights ... --opset {opset}"  # the student of no recipe
     scale = "".join(f" --scale {mark}" for mark in marks if not mark.startswith("opset"))
     return f"edgefold export {recipe}{scale} --opset {opset}"
+
+
+def crashes_on(version: str, form: str) -> bool:
+    """Return whether onnxruntime `version` is known to end its process where it loads a format for the CPU."""
+    minor = _minor(version)
+    return minor is not None and _CRASHES.get(minor) == form
+
+
+def lays_out_wrongly(version: str) -> bool:
+    """Return whether onnxruntime `version` is known to give wrong results where it changes the layout of channels."""
+    return _minor(version) in _WRONG_LAYOUTS
 
 
 def _minor(version: str) -> tuple[int, int] | None:

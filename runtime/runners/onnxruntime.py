@@ -16,7 +16,7 @@ from runtime.cpu import keep_products_exact
 from runtime.errors import BundleError, EngineError, MissingExtraError
 from runtime.manifest import TensorSpec
 from runtime.onnx_file import OnnxHeader, onnx_header_from_bytes, refuse_external_data
-from runtime.onnx_support import refusal
+from runtime.onnx_support import crashes_on, lays_out_wrongly, refusal
 from runtime.runners.base import EngineCall, Runner, one_line
 from runtime.runners.providers import BY_NAME, CPU, plugin_devices, require_compiled_in
 
@@ -43,12 +43,19 @@ class OnnxRuntimeRunner(Runner):
         model = self._read_model()
         header = onnx_header_from_bytes(model, str(self.path))
         refuse_external_data(header, self.path)
+        if self._provider.name == CPU and crashes_on(self.version, self.format):
+            raise EngineError(
+                f"{self.path}: onnxruntime {self.version} crashes on {self.format} on a CPU",
+                remedy=self._upgrade(header),
+            )
         options = engine.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.execution_mode = engine.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = _ERRORS_ONLY
         keep_products_exact(options)
+        if lays_out_wrongly(self.version):
+            options.graph_optimization_level = engine.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         providers = self._providers(engine, options)
         self._configure(options, header)
         return functools.partial(self._load, engine, model, options, providers, header)

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from engine_versions import interpreter, run_device_side
 
+from compress.models.shufflenet_v1 import ShuffleNetV1Spec
 from export.bundle import OnnxForm, write_bundle
+from export.graph import DeployableGraph, InputSignature, Normalization, Preprocess
+from export.older_opset import at_opset
 from export.parity import GATES, compare
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
+from export.to_onnx import onnx_from_graph
 from runtime.bundle import open_bundle
 from runtime.runners import open_runner
 
@@ -44,17 +50,21 @@ for format in bundle.formats:
 np.savez(sys.argv[2], version=onnxruntime.__version__, **logits)
 """
 
+MAIN = "import sys; from runtime.__main__ import main; print(main(sys.argv[1:]))"
+
 pytestmark = pytest.mark.versions
 
 
 @pytest.fixture
 def bundle_of_forms(tmp_path: Path, parts: dict[str, Any]) -> Path:
-    """A bundle with FP32, FP16 and INT8."""
-    int8 = int8_from_onnx(
-        parts["onnx"], parts["inputs"], parts["inputs"], parts["labels"], gate=GATES["int8"], method="minmax"
-    )
-    forms = [OnnxForm("fp16", fp16_from_onnx(parts["onnx"])), OnnxForm("int8", int8.model)]
-    write_bundle(tmp_path / "bundle", **parts, forms=forms)
+    """A bundle with FP32, FP16 and INT8, and the recipe small.yaml for its origin."""
+    model = onnx.load_model_from_string(parts["onnx"])
+    for key, value in (("edgefold.name", "small"), ("edgefold.recipe", "name: small\nstages: {}\n")):
+        model.metadata_props.add(key=key, value=value)
+    whole = model.SerializeToString()
+    int8 = int8_from_onnx(whole, parts["inputs"], parts["inputs"], parts["labels"], gate=GATES["int8"], method="minmax")
+    forms = [OnnxForm("fp16", fp16_from_onnx(whole)), OnnxForm("int8", int8.model)]
+    write_bundle(tmp_path / "bundle", **{**parts, "onnx": whole}, forms=forms)
     return tmp_path / "bundle"
 
 
@@ -74,6 +84,75 @@ def test_files_load_and_give_the_same_logits(version: str, bundle_of_forms: Path
         error = np.abs(old[f"{form}.plain"] - new[f"{form}.plain"]).max() / samples.logits.std()
         assert error < 1e-5
         print(f"{form} in {version} and 1.31.1: {error:.1e} apart, / std")
+
+
+# Those that do not read what is exported by default, from the last one on that is made for a Python of `runtime`.
+TOO_OLD = ["1.12.1", "1.14.1", "1.15.1", "1.16.3", "1.17.3"]
+
+CRASHES = [("1.14.1", "fp16")]
+
+
+@pytest.mark.parametrize("version", TOO_OLD)
+def test_what_an_old_engine_refuses_runs_there_exported_for_it(
+    version: str, bundle_of_forms: Path, parts: dict[str, Any], tmp_path: Path
+) -> None:
+    python = interpreter(version)
+    refused = run_device_side(python, "-c", MAIN, "accuracy", bundle_of_forms, "--format", "onnx")
+    assert refused.stdout == "1\n"
+    assert f"onnxruntime {version} cannot load this model (opset 20, IR 10)" in refused.stderr
+    command = "edgefold export small --opset 17"
+    assert f"pip install 'onnxruntime>=1.18', or export it again for this engine: {command}" in refused.stderr
+    doctor = run_device_side(python, "-m", "runtime", "doctor", "--bundle", bundle_of_forms)
+    runs = [name for name in ("onnx", "fp16", "int8") if (version, name) not in CRASHES]
+    assert doctor.stdout.count(f"or export it again for this engine: {command}") == len(runs)
+
+    bundle = open_bundle(bundle_of_forms)
+    older = {name: at_opset(bundle.file_of(name).read_bytes(), 17) for name in bundle.formats}
+    forms = [OnnxForm(name, model) for name, model in older.items() if name != "onnx"]
+    write_bundle(tmp_path / "older", **{**parts, "onnx": older["onnx"]}, forms=forms)
+    doctor = run_device_side(python, "-m", "runtime", "doctor", "--bundle", tmp_path / "older")
+    assert doctor.stdout.count(f"onnxruntime {version} reads it") == len(runs)
+    for name in set(bundle.formats) - set(runs):
+        refused = run_device_side(python, "-c", MAIN, "accuracy", tmp_path / "older", "--format", name)
+        assert f"onnxruntime {version} crashes on {name} on a CPU" in refused.stderr
+    for name in runs:
+        classes = []
+        for engine, path in ((python, tmp_path / "older"), (interpreter("1.31.1"), bundle_of_forms)):
+            output = tmp_path / "accuracy.json"
+            run_device_side(engine, "-m", "runtime", "accuracy", path, "--format", name, "--output", output)
+            classes.append(json.loads(output.read_text())["predictions"])
+        unlike = [row for row, label in classes[0].items() if classes[1][row] != label]
+        print(f"{name} of opset 17 in {version}: {len(unlike)} of {len(classes[0])} classes unlike 1.31.1")
+        assert len(unlike) <= (len(classes[0]) // 100 if name == "int8" else 0)
+
+
+@pytest.mark.parametrize("version", ["1.12.1", "1.13.1"])
+def test_a_layout_that_an_engine_gets_wrong_is_not_used(version: str, parts: dict[str, Any], tmp_path: Path) -> None:
+    signature = InputSignature((96, 64, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        student = ShuffleNetV1Spec().build(signature=signature, outputs=5)
+        preprocess = Preprocess(signature, Normalization(1 / 255, (0.4,) * 3, (0.25,) * 3))
+        graph = DeployableGraph(preprocess, student, 5).train()
+        random = np.random.default_rng(0)
+        colours = random.integers(0, 192, (80, 1, 1, 3), dtype=np.uint8)
+        images = colours + random.integers(0, 64, (80, *signature.shape), dtype=np.uint8)
+        with torch.no_grad():
+            graph(torch.from_numpy(images[64:]))  # which gives the batch norms statistics
+            logits = graph.eval()(torch.from_numpy(images[:64])).numpy()
+    own = {
+        "signature": signature,
+        "classes": 5,
+        "subclasses": 1,
+        "class_names": tuple("abcde"),
+        "row_ids": np.arange(64),
+    }
+    own |= {"inputs": images[:64], "labels": logits.argmax(axis=1), "logits": logits}
+    model = at_opset(onnx_from_graph(graph, signature, metadata={}), 17)
+    write_bundle(tmp_path / "bundle", **{**parts, **own, "onnx": model})
+    output = tmp_path / "accuracy.json"
+    run_device_side(interpreter(version), "-m", "runtime", "accuracy", tmp_path / "bundle", "--output", output)
+    assert json.loads(output.read_text())["accuracy"] == 1.0
 
 
 def test_a_provider_that_is_there_runs_the_model(bundle_of_forms: Path, tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_packed_models_need_an_engine_that_takes_their_operators():
     assert refusal(header(9, 20, RECIPE, edgefold=1), "1.17.0", "packed") is None
 
 
+def test_a_version_that_crashes_on_a_form_is_refused_for_it():
+    refused = refusal(header(8, 17, RECIPE), "1.14.1", "fp16")
+    assert refused.why == "onnxruntime 1.14.1 cannot read float16 on a CPU (it crashes)"
+    assert (refused.install, refused.export) == ("pip install 'onnxruntime>=1.15'", "")
+    assert refusal(header(8, 17, RECIPE), "1.14.1", "onnx") is None
+    assert refusal(header(8, 17, RECIPE), "1.15.1", "fp16") is None
+    assert refusal(header(10, 20, RECIPE), "1.14.1", "fp16").export == ""
+
+
 def test_the_installed_engine_agrees(build_model):
     onnxruntime = pytest.importorskip("onnxruntime")
     minor = tuple(map(int, onnxruntime.__version__.split(".")[:2]))

@@ -193,6 +193,29 @@ def test_model_for_which_this_engine_is_known_to_be_too_old(write_bundle, build_
     )
 
 
+def test_versions_that_are_known_to_fail_are_kept_from_it(write_bundle, build_model, tmp_path, monkeypatch):
+    model = build_model(opset=17, ir_version=8).SerializeToString()
+    form = {"file": "model.onnx", "size_bytes": len(model), "precision": "fp16", "opset": 17, "ir_version": 8}
+    bundle = open_bundle(write_bundle(tmp_path / "b", model=model, formats={"fp16": form}))
+    monkeypatch.setattr(onnxruntime, "__version__", "1.14.1")
+    with pytest.raises(EngineError, match=r"onnxruntime 1\.14\.1 crashes on fp16 on a CPU") as caught:
+        open_runner(bundle, "fp16")
+    assert caught.value.remedy == "pip install 'onnxruntime>=1.15'"
+    levels = {}
+    for version in ("1.13.1", "1.15.1"):
+        monkeypatch.setattr(onnxruntime, "__version__", version)
+        with monkeypatch.context() as patch:
+            real = onnxruntime.InferenceSession
+            patch.setattr(
+                onnxruntime, "InferenceSession",
+                lambda *a, sess_options, **k: levels.update({version: sess_options.graph_optimization_level})  # noqa: B023
+                or real(*a, sess_options=sess_options, **k),  # noqa: B023
+            )  # fmt: skip
+            open_runner(bundle, "fp16").close()
+    every = onnxruntime.GraphOptimizationLevel
+    assert levels == {"1.13.1": every.ORT_ENABLE_EXTENDED, "1.15.1": every.ORT_ENABLE_ALL}
+
+
 def test_model_that_is_not_as_the_manifest_says(write_bundle, build_model, tmp_path):
     tensor = {"name": "input", "dtype": "uint8", "shape": [4, 3, 1]}
     logits = {"name": "logits", "dtype": "float32", "shape": [3]}
