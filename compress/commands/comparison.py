@@ -11,7 +11,7 @@ import click
 from compress import choice
 from compress.choice_plot import choice_plot
 from compress.latency_results import compare_files
-from compress.terminal import print_candidates
+from compress.terminal.devices import print_candidates
 from runtime.errors import UsageError
 from runtime.files import write_atomically
 
