@@ -14,6 +14,7 @@ from compress.units import millijoules, milliseconds, size
 from runtime.errors import UsageError
 
 LOCAL = "local"
+EQUALLY_FAST = 0.05  # as far as a stable measurement may drift
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +130,22 @@ def by_target(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 
 def chosen(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return the fastest of those that the most accurate one is not surely better than; None where none is sound.
+    """Return the smallest of the fastest that are as accurate as the most accurate one; None where none is sound.
 
-    That is, whose accuracy lies within the most accurate one's 95 % interval: a smaller difference is luck of the rows.
+    As accurate is what lies within its 95 % interval: a smaller difference is luck of the rows.
+    Medians less than `EQUALLY_FAST` apart are luck of the machine.
     """
     sound = [each for each in candidates if each.sound]
     best = max(sound, key=lambda each: each.accuracy, default=None)
     if best is None:
         return None
-    return min((each for each in sound if each.accuracy >= best.low), key=lambda each: (each.p50_ms, each.size_bytes))
+    as_good = [each for each in sound if each.accuracy >= best.low]
+    return min(_fastest(as_good), key=lambda each: (each.size_bytes, -each.accuracy, each.p50_ms))
+
+
+def _fastest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    least = min(each.p50_ms for each in candidates)
+    return [each for each in candidates if each.p50_ms <= (1 + EQUALLY_FAST) * least]
 
 
 def sentences(candidates: Sequence[Candidate]) -> list[str]:
@@ -151,11 +159,12 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
             said.append(f"On {target}: none passed parity and the limits{f' ({limits})' if limits else ''}.")
             continue
         best = max((each for each in here if each.sound), key=lambda each: each.accuracy)
-        why = "the most accurate one"
+        why = "the only one" if len(here) == 1 else "the most accurate one"
         if pick is not best:
-            why = f"the fastest within the interval of the most accurate one, {names[best]} ({_percent(best.accuracy)})"
-        elif len(here) == 1:
-            why = "the only one"
+            others = [each for each in here if each.sound and each.accuracy >= best.low]
+            fastest = len(_fastest(others)) == 1 or pick.p50_ms == min(each.p50_ms for each in others)
+            why = "the fastest" if fastest else f"the smallest of the fastest ({100 * EQUALLY_FAST:g} %)"
+            why += f" within the interval of the most accurate one, {names[best]} ({_percent(best.accuracy)})"
         call = milliseconds(pick.p50_ms)
         if counter := energy_counter(here):
             call += f" and {millijoules(pick.energy_mj[counter])}"

@@ -83,6 +83,17 @@ def test_the_fastest_within_the_interval_of_the_best_is_chosen() -> None:
     ]
 
 
+def test_of_equally_fast_ones_the_smallest_is_chosen() -> None:
+    small, large = candidate("small", 0.895, 1.04, 500), candidate("large", 0.895, 1.0, 900)
+    best = candidate("best", 0.90, 1.2, 400)
+    assert chosen([best, large, small]) == small
+    assert sentences([best, large, small])[0].endswith(
+        "; the smallest of the fastest (5 %) within the interval of the most accurate one, best · onnx (90.00 %)."
+    )
+    assert chosen([best, large, replace(small, p50_ms=1.06)]) == large
+    assert chosen([best, large, candidate("poor", 0.85, 1.0, 10)]) == large
+
+
 def test_json_and_csv_carry_every_candidate() -> None:
     document = to_json([A, SLOWER, TOO_LARGE])
     assert [row["on_front"] for row in document["candidates"]] == [True, False, False]
