@@ -43,6 +43,7 @@ class Candidate:
     limits_missed: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     accuracy_floor: float | None = None
+    data: str = ""
 
     @property
     def student(self) -> tuple[str, str, str]:
@@ -60,16 +61,22 @@ def candidates_of(folder: Path) -> list[Candidate]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         rows = document["rows"]
-        return candidates_from(document["recipe"], rows)
+        return candidates_from(document["recipe"], rows, document.get("data", ""))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "Name the folder of a finished run.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a report of edgefold ({error!r})", "Run the recipe again.") from None
 
 
-def candidates_from(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+def candidates_from(recipe: str, rows: Sequence[Mapping[str, Any]], data: str = "") -> list[Candidate]:
     """Return the measured exports among the rows of a report, as plain data."""
-    return [_candidate(recipe, row) for row in rows if row["what"] == "export" and row["p50_ms"]]
+    return [_candidate(recipe, data, row) for row in rows if row["what"] == "export" and row["p50_ms"]]
+
+
+def shared_limits(candidates: Sequence[Candidate]) -> Mapping[str, float]:
+    """Return the limits of a device; none where it had others in another run, by which each file was judged."""
+    first = candidates[0].limits
+    return first if all(each.limits == first for each in candidates) else {}
 
 
 def limits_in_words(limits: Mapping[str, float]) -> str:
@@ -153,7 +160,7 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
     said = []
     names = labels(candidates)
     for target, here in by_target(candidates).items():
-        limits = limits_in_words(here[0].limits)
+        limits = limits_in_words(shared_limits(here))
         pick = chosen(here)
         if pick is None:
             said.append(f"On {target}: none passed parity and the limits{f' ({limits})' if limits else ''}.")
@@ -192,7 +199,7 @@ def to_csv(candidates: Sequence[Candidate]) -> str:
     return buffer.getvalue()
 
 
-def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
+def _candidate(recipe: str, data: str, row: Mapping[str, Any]) -> Candidate:
     stage, _, form = row["name"].partition(" · ")
     return Candidate(
         recipe=recipe,
@@ -212,6 +219,7 @@ def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
         limits_missed=tuple(row.get("limits_missed") or ()),
         limits=row.get("limits") or {},
         accuracy_floor=row.get("accuracy_floor"),
+        data=data,
     )
 
 

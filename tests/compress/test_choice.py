@@ -242,6 +242,22 @@ def test_compare_shows_runs_and_writes_files(tmp_path: Path, finished: Any) -> N
     assert "student · onnx" in finished.invoke("compare", "tiny").stdout  # below --runs, by its name
 
 
+def test_what_is_not_comparable_is_said(tmp_path: Path, finished: Any) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    document = json.loads((finished.results / "report.json").read_text())
+    (copy / "report.json").write_text(json.dumps({**document, "recipe": "copy"}))
+    assert finished.invoke("compare", finished.results, copy).stderr == ""
+    rows = [{**row, "limits": {"p90_ms": 5}} for row in document["rows"]]
+    (copy / "report.json").write_text(json.dumps({**document, "recipe": "copy", "data": "other", "rows": rows}))
+    result = finished.invoke("compare", finished.results, copy)
+    assert result.stderr == (
+        "note: these runs are on different data, so that their accuracies say little beside each other\n"
+        "note: local had other limits in another run; each file is judged by those of its own\n"
+    )
+    assert "within its limits" not in result.stdout
+
+
 def test_what_compare_cannot_use_is_named(tmp_path: Path, finished: Any) -> None:
     first = bench_file(tmp_path / "a.json", 1.0)
     for arguments, said in (
