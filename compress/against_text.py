@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compress.against import Verdict
-from compress.terminal import result_console
+from compress.terminal.console import result_console
 from export.bisect import Departure
 from runtime.errors import GateError
 

@@ -14,6 +14,7 @@ from compress.units import millijoules, milliseconds, size
 from runtime.errors import UsageError
 
 LOCAL = "local"
+EQUALLY_FAST = 0.05  # as far as a stable measurement may drift
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Candidate:
     limits_missed: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     accuracy_floor: float | None = None
+    data: str = ""
 
     @property
     def student(self) -> tuple[str, str, str]:
@@ -59,16 +61,22 @@ def candidates_of(folder: Path) -> list[Candidate]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         rows = document["rows"]
-        return candidates_from(document["recipe"], rows)
+        return candidates_from(document["recipe"], rows, document.get("data", ""))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "Name the folder of a finished run.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a report of edgefold ({error!r})", "Run the recipe again.") from None
 
 
-def candidates_from(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+def candidates_from(recipe: str, rows: Sequence[Mapping[str, Any]], data: str = "") -> list[Candidate]:
     """Return the measured exports among the rows of a report, as plain data."""
-    return [_candidate(recipe, row) for row in rows if row["what"] == "export" and row["p50_ms"]]
+    return [_candidate(recipe, data, row) for row in rows if row["what"] == "export" and row["p50_ms"]]
+
+
+def shared_limits(candidates: Sequence[Candidate]) -> Mapping[str, float]:
+    """Return the limits of a device; none where it had others in another run, by which each file was judged."""
+    first = candidates[0].limits
+    return first if all(each.limits == first for each in candidates) else {}
 
 
 def limits_in_words(limits: Mapping[str, float]) -> str:
@@ -129,15 +137,22 @@ def by_target(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 
 def chosen(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return the fastest of those that the most accurate one is not surely better than; None where none is sound.
+    """Return the smallest of the fastest that are as accurate as the most accurate one; None where none is sound.
 
-    That is, whose accuracy lies within the most accurate one's 95 % interval: a smaller difference is luck of the rows.
+    As accurate is what lies within its 95 % interval: a smaller difference is luck of the rows.
+    Medians less than `EQUALLY_FAST` apart are luck of the machine.
     """
     sound = [each for each in candidates if each.sound]
     best = max(sound, key=lambda each: each.accuracy, default=None)
     if best is None:
         return None
-    return min((each for each in sound if each.accuracy >= best.low), key=lambda each: (each.p50_ms, each.size_bytes))
+    as_good = [each for each in sound if each.accuracy >= best.low]
+    return min(_fastest(as_good), key=lambda each: (each.size_bytes, -each.accuracy, each.p50_ms))
+
+
+def _fastest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    least = min(each.p50_ms for each in candidates)
+    return [each for each in candidates if each.p50_ms <= (1 + EQUALLY_FAST) * least]
 
 
 def sentences(candidates: Sequence[Candidate]) -> list[str]:
@@ -145,17 +160,18 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
     said = []
     names = labels(candidates)
     for target, here in by_target(candidates).items():
-        limits = limits_in_words(here[0].limits)
+        limits = limits_in_words(shared_limits(here))
         pick = chosen(here)
         if pick is None:
             said.append(f"On {target}: none passed parity and the limits{f' ({limits})' if limits else ''}.")
             continue
         best = max((each for each in here if each.sound), key=lambda each: each.accuracy)
-        why = "the most accurate one"
+        why = "the only one" if len(here) == 1 else "the most accurate one"
         if pick is not best:
-            why = f"the fastest within the interval of the most accurate one, {names[best]} ({_percent(best.accuracy)})"
-        elif len(here) == 1:
-            why = "the only one"
+            others = [each for each in here if each.sound and each.accuracy >= best.low]
+            fastest = len(_fastest(others)) == 1 or pick.p50_ms == min(each.p50_ms for each in others)
+            why = "the fastest" if fastest else f"the smallest of the fastest ({100 * EQUALLY_FAST:g} %)"
+            why += f" within the interval of the most accurate one, {names[best]} ({_percent(best.accuracy)})"
         call = milliseconds(pick.p50_ms)
         if counter := energy_counter(here):
             call += f" and {millijoules(pick.energy_mj[counter])}"
@@ -183,7 +199,7 @@ def to_csv(candidates: Sequence[Candidate]) -> str:
     return buffer.getvalue()
 
 
-def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
+def _candidate(recipe: str, data: str, row: Mapping[str, Any]) -> Candidate:
     stage, _, form = row["name"].partition(" · ")
     return Candidate(
         recipe=recipe,
@@ -203,6 +219,7 @@ def _candidate(recipe: str, row: Mapping[str, Any]) -> Candidate:
         limits_missed=tuple(row.get("limits_missed") or ()),
         limits=row.get("limits") or {},
         accuracy_floor=row.get("accuracy_floor"),
+        data=data,
     )
 
 

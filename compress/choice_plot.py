@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from compress.choice import Candidate, by_target, energy_counter, front, student_names
+from compress.choice import Candidate, by_target, energy_counter, front, shared_limits, student_names
 from compress.figures import cycle, svg_of, time_unit
 
 # Of the legend, in inches and letters.
@@ -137,7 +137,7 @@ def _draw_limits(
     unit: tuple[str, float],
     colours: Mapping[tuple[str, str, str], str],
 ) -> None:
-    limits = {name: allowed for name, allowed in candidates[0].limits.items() if name in measure.limits}
+    limits = {name: allowed for name, allowed in shared_limits(candidates).items() if name in measure.limits}
     name_of_unit, factor = unit
     far = _FAR * max(measure.values(candidates) or [0.0])
     beyond = {name: allowed for name, allowed in limits.items() if allowed > far}

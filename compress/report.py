@@ -14,7 +14,15 @@ from compress import figures
 from compress.analysis.outputs import OutputsOfRun
 from compress.analysis.page import analysis_section
 from compress.artifact import versions
-from compress.choice import Candidate, by_target, candidates_from, energy_counter, limits_in_words, sentences
+from compress.choice import (
+    Candidate,
+    by_target,
+    candidates_from,
+    energy_counter,
+    limits_in_words,
+    sentences,
+    shared_limits,
+)
 from compress.choice_plot import choice_plot
 from compress.gallery import Gallery, build_gallery
 from compress.parity_page import parity_sections
@@ -45,6 +53,7 @@ def write_report(runs: Sequence[VariantRun], rows: Sequence[Row], folder: Path) 
     document = {
         "format_version": 1,
         "recipe": first.plan.name,
+        "data": first.plan.fingerprint,
         "versions": versions(),
         "machine": bench["environment"] if bench else None,
         "scale": first.plan.variant.scale,
@@ -98,7 +107,7 @@ def _device_plots(candidates: Sequence[Candidate]) -> list[Plot]:
         caption = "Bars: 95 % Wilson interval of the accuracy, and from p50 to p90 of the latency. Line: what no other "
         caption += f"beats in this cost. Pale: beaten in accuracy, {' and '.join(measures)} together. Hollow: failed "
         caption += "parity or a limit."
-        if limits := limits_in_words(here[0].limits):
+        if limits := limits_in_words(shared_limits(here)):
             caption += f" Dashed: the limits of {target} ({limits})."
         plots.append(
             Plot(f"Accuracy against {' and '.join(measures)} on {target}", choice_plot(here), caption, tall=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from compress.choice import EQUALLY_FAST
 from compress.device_run import Device, accuracy_file, bench_file
 from compress.forms import record_file
 from compress.on_target import formats_on, missed_limits
@@ -352,15 +353,16 @@ def summary_sentence(rows: Sequence[Row], deployed: str) -> str:
 
 
 def _slower_than_float(exports: Sequence[Row]) -> str:
-    """Say first where INT8 was made and costs time, on the format's own engine, instead of saving it."""
+    """Say first where INT8 was made and surely costs time, on the format's own engine, instead of saving it."""
     times = {row.format: row.p50_ms for row in exports if not row.engine and row.p50_ms is not None}
     float_ms = times.get("onnx", math.inf)
+    slow = (1 + EQUALLY_FAST) * float_ms
     int8, cpu = times.get("int8"), times.get("int8_cpu")
     said = ""
-    if int8 is not None and int8 > float_ms:
+    if int8 is not None and int8 > slow:
         said = f"INT8 is slower than FP32 here: {milliseconds(int8)} a call against {milliseconds(float_ms)}"
         said += ". " if cpu is not None else "; the form for CPUs is int8_cpu. "
-    if cpu is not None and cpu > float_ms:
+    if cpu is not None and cpu > slow:
         said += f"INT8 for CPUs is slower than FP32: {milliseconds(cpu)} a call against {milliseconds(float_ms)}. "
     return said
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from compress import choice
+from compress.choice import Candidate, by_target
 from compress.choice_plot import choice_plot
 from compress.latency_results import compare_files
-from compress.terminal import print_candidates
+from compress.terminal.devices import print_candidates
 from runtime.errors import UsageError
 from runtime.files import write_atomically
 
@@ -46,6 +47,8 @@ def _compare_runs(names: Sequence[str], runs: Path, as_json: bool, csv: Path | N
     candidates = [each for name in names for each in choice.candidates_of(_run_folder(name, runs))]
     if not candidates:
         raise UsageError("nothing was measured in these runs", "Add `export:` and `benchmark:` to their recipes.")
+    for note in _notes(candidates):
+        click.echo(f"note: {note}", err=True)
     if csv:
         write_atomically(csv, choice.to_csv(candidates))
     if plot:
@@ -54,6 +57,15 @@ def _compare_runs(names: Sequence[str], runs: Path, as_json: bool, csv: Path | N
         click.echo(json.dumps(choice.to_json(candidates), indent=2))
     else:
         print_candidates(candidates)
+
+
+def _notes(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Say what of several runs is not comparable."""
+    if len({each.data for each in candidates if each.data}) > 1:
+        yield "these runs are on different data, so that their accuracies say little beside each other"
+    for target, here in by_target(candidates).items():
+        if any(each.limits != here[0].limits for each in here):
+            yield f"{target} had other limits in another run; each file is judged by those of its own"
 
 
 def _run_folder(name: str, runs: Path) -> Path:

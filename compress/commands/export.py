@@ -96,7 +96,8 @@ def verify(
       edgefold verify mine.onnx --against other.onnx --data rows.npz
       edgefold verify runs/quickstart/bundle --engine openvino
     """
-    from compress import terminal
+    from compress.terminal.console import Narrator
+    from compress.terminal.parity import print_parity
     from runtime.runners.choice import EngineChoice
 
     if against is not None:
@@ -116,7 +117,7 @@ def verify(
         from export.verify import require_parity, verify_bundle
 
         reports = verify_bundle(Path(target), choice=choice)
-        terminal.print_parity([report.to_json() for report in reports], as_json)
+        print_parity([report.to_json() for report in reports], as_json)
         for report in reports:
             require_parity(report)
         return
@@ -129,13 +130,13 @@ def verify(
     from compress.pipeline import run_plans
     from compress.stages import run_folder
 
-    outcome = run_plans(plans, settings, terminal.Narrator(), until="verify")
+    outcome = run_plans(plans, settings, Narrator(), until="verify")
     parities = [
         json.loads((run_folder(plan, settings) / "parity.json").read_text()) for plan in plans if plan.recipe.export
     ]
     if not parities:
         raise UsageError(f"recipe {target} exports nothing", "Add `export: {stage: ...}` to it.")
-    terminal.print_parity([form for parity in parities for form in parity["formats"].values()], as_json)
+    print_parity([form for parity in parities for form in parity["formats"].values()], as_json)
     outcome.require_gates()
 
 

@@ -38,14 +38,14 @@ def list_(what: str | None, as_json: bool) -> None:
     Example:
       edgefold list objectives
     """
-    from compress import terminal
     from compress.catalogue import catalogue, recipes_with_cost
+    from compress.terminal.lists import print_catalogue
 
     if what == "recipes":
         sections = {what: recipes_with_cost()}
     else:
         sections = {name: rows for name, rows in catalogue().items() if what in (None, name)}
-    terminal.print_catalogue(sections, as_json)
+    print_catalogue(sections, as_json)
 
 
 @click.command()
@@ -72,10 +72,10 @@ def doctor(targets: tuple[str, ...], targets_file: Path, bundle: str | None, run
         return
     if bundle:
         raise UsageError("--bundle is for a device of --target", "For this machine: python -m runtime doctor --bundle.")
-    from compress import terminal
     from compress.doctor import examine
+    from compress.terminal.lists import print_findings
 
-    terminal.print_findings(examine(), as_json)
+    print_findings(examine(), as_json)
 
 
 @click.group()
@@ -100,11 +100,11 @@ def data_check(name: str, data_root: Path | None, as_json: bool) -> None:
       edgefold data check mnist --data-root ~/data
       edgefold data check 'amazon_reviews: {labels: polarity}'
     """
-    from compress import terminal
     from compress.data_check import check_data
+    from compress.terminal.lists import print_data_check
 
     found = check_data(name, data_root)
-    terminal.print_data_check(found, as_json)
+    print_data_check(found, as_json)
     if not found["complete"]:
         raise DataError(f"{name} is not complete in {found['folder']}", f"Its authors publish it at {found['origin']}")
 

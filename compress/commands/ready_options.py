@@ -59,20 +59,21 @@ def export_ready(recipe: str | None, as_json: bool, options: dict[str, Any]) -> 
         raise UsageError(f"--weights takes the place of the recipe, and '{recipe}' was named too", "Leave one out.")
     if missing := [name for name in _NEEDED if given[name] is None]:
         raise UsageError(f"--weights needs --{', --'.join(missing)} too", "edgefold export --help shows an example.")
-    from compress import terminal
     from compress.ready_student import ready_student, write_ready_bundle
+    from compress.terminal.console import Narrator
+    from compress.terminal.parity import print_parity
     from export.verify import require_parity
 
     given["opset"] = options["opset"]
     student = ready_student(**{name: value for name, value in given.items() if name != "output"})
-    narrator = terminal.Narrator()
+    narrator = Narrator()
     reports = write_ready_bundle(student, given["output"], narrator)
     narrator.close()
     documents = [report.to_json() for report in reports]
     if as_json:
         click.echo(json.dumps({"bundle": str(given["output"]), "formats": documents}, indent=2))
     else:
-        terminal.print_parity(documents, False)
+        print_parity(documents, False)
         click.echo(f"\nbundle  {given['output']}\nnext    edgefold bench {given['output']}")
     for report in reports:
         require_parity(report)

@@ -33,10 +33,10 @@ def check(recipes: tuple[str, ...], targets_file: Path, as_json: bool) -> None:
     Example:
       edgefold check my-recipe.yaml
     """
-    from compress import terminal
     from compress.device_run import require_devices
     from compress.library import find_recipe, shipped_recipes
     from compress.recipe_warnings import warnings_of
+    from compress.terminal.lists import print_check
     from compress.variants import load_variants
 
     paths = [find_recipe(name) for name in recipes] or list(shipped_recipes().values())
@@ -59,7 +59,7 @@ def check(recipes: tuple[str, ...], targets_file: Path, as_json: bool) -> None:
         except EdgefoldError as error:
             errors.append(error)
             results.append({"recipe": str(path), "stages": None, "runs": None, "warnings": [], "error": error.message})
-    terminal.print_check(results, as_json)
+    print_check(results, as_json)
     if errors:
         raise UsageError("\n".join(map(str, errors)))
 
@@ -77,10 +77,10 @@ def plan(recipe: str, as_json: bool, **options: Any) -> None:
     Example:
       edgefold plan quickstart
     """
-    from compress import terminal
+    from compress.terminal.plans import print_plans
 
     plans, settings = prepared(recipe, **options)
-    terminal.print_plans(plans, settings.runs, as_json)
+    print_plans(plans, settings.runs, as_json)
 
 
 @click.command()
@@ -155,18 +155,19 @@ def analyse(
       edgefold analyse quickstart
       edgefold analyse my-recipe.yaml --transfer cifar100 --transfer-rows 10000 --data-root ~/data
     """
-    from compress import terminal
     from compress.analysis.command import analyse_plans
     from compress.analysis.transfer import open_transfer
+    from compress.terminal.console import Narrator
+    from compress.terminal.results import print_analyses
 
     if transfer_rows is not None and transfer is None:
         raise UsageError("--transfer-rows says nothing without --transfer", "Add --transfer DATA.")
     plans, settings = prepared(recipe, **options)
-    narrator = terminal.Narrator()
+    narrator = Narrator()
     probe = open_transfer(transfer, settings, transfer_rows) if transfer else None
     analyses = analyse_plans(plans, settings, narrator, only=stage, transfer=probe, with_plots=not no_plots)
     narrator.close()
-    terminal.print_analyses(analyses, as_json)
+    print_analyses(analyses, as_json)
 
 
 VERBS = (check, plan, train, run, report, analyse)

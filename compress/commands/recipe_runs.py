@@ -41,13 +41,15 @@ def prepared(
 
 
 def run_until(recipe: str, until: Step, as_json: bool, *, stage: str | None = None, **options: Any) -> None:
-    from compress import terminal
     from compress.pipeline import run_plans
+    from compress.terminal.console import Narrator
+    from compress.terminal.plans import announce
+    from compress.terminal.results import print_outcome
 
     plans, settings = prepared(recipe, **options)
-    narrator = terminal.Narrator()
-    terminal.announce(plans, settings.runs)
+    narrator = Narrator()
+    announce(plans, settings.runs)
     outcome = run_plans(plans, settings, narrator, until=until, only=stage)
     narrator.close()
-    terminal.print_outcome(outcome, recipe, until, as_json)
+    print_outcome(outcome, recipe, until, as_json)
     outcome.require_gates()

@@ -11,7 +11,7 @@ import click
 from compress.engine_options import in_place
 from compress.on_target import accuracy_on_target, bench_on_target, doctor_on_target, missed_limits, on_all
 from compress.targets import Target, find_target
-from compress.terminal import print_target_accuracies, print_target_benches, print_target_findings
+from compress.terminal.devices import print_target_accuracies, print_target_benches, print_target_findings
 from runtime.bundle import open_bundle
 from runtime.errors import EdgefoldError, GateError, MissingExtraError
 from runtime.files import check_output, write_json

@@ -83,6 +83,17 @@ def test_the_fastest_within_the_interval_of_the_best_is_chosen() -> None:
     ]
 
 
+def test_of_equally_fast_ones_the_smallest_is_chosen() -> None:
+    small, large = candidate("small", 0.895, 1.04, 500), candidate("large", 0.895, 1.0, 900)
+    best = candidate("best", 0.90, 1.2, 400)
+    assert chosen([best, large, small]) == small
+    assert sentences([best, large, small])[0].endswith(
+        "; the smallest of the fastest (5 %) within the interval of the most accurate one, best · onnx (90.00 %)."
+    )
+    assert chosen([best, large, replace(small, p50_ms=1.06)]) == large
+    assert chosen([best, large, candidate("poor", 0.85, 1.0, 10)]) == large
+
+
 def test_json_and_csv_carry_every_candidate() -> None:
     document = to_json([A, SLOWER, TOO_LARGE])
     assert [row["on_front"] for row in document["candidates"]] == [True, False, False]
@@ -229,6 +240,22 @@ def test_compare_shows_runs_and_writes_files(tmp_path: Path, finished: Any) -> N
     assert (tmp_path / "c.csv").read_text().startswith("name,recipe,stage,")
     assert (tmp_path / "c.svg").read_text().startswith("<svg")
     assert "student · onnx" in finished.invoke("compare", "tiny").stdout  # below --runs, by its name
+
+
+def test_what_is_not_comparable_is_said(tmp_path: Path, finished: Any) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    document = json.loads((finished.results / "report.json").read_text())
+    (copy / "report.json").write_text(json.dumps({**document, "recipe": "copy"}))
+    assert finished.invoke("compare", finished.results, copy).stderr == ""
+    rows = [{**row, "limits": {"p90_ms": 5}} for row in document["rows"]]
+    (copy / "report.json").write_text(json.dumps({**document, "recipe": "copy", "data": "other", "rows": rows}))
+    result = finished.invoke("compare", finished.results, copy)
+    assert result.stderr == (
+        "note: these runs are on different data, so that their accuracies say little beside each other\n"
+        "note: local had other limits in another run; each file is judged by those of its own\n"
+    )
+    assert "within its limits" not in result.stdout
 
 
 def test_what_compare_cannot_use_is_named(tmp_path: Path, finished: Any) -> None:

@@ -1,5 +1,5 @@
 from compress.choice import Candidate
-from compress.terminal import print_candidates, print_target_benches
+from compress.terminal.devices import print_candidates, print_target_benches
 
 RESULT = {
     "engine": {"name": "tensorrt", "version": "10.3", "threads": 1, "gpus": ["GPU-a"]},
