@@ -128,7 +128,7 @@ def _export(metadata: Mapping[str, str], opset: int) -> str:
     if "stages:" not in metadata.get("edgefold.recipe", ""):
         return f"edgefold export --weights ... --opset {opset}"  # the student of no recipe
     scale = "".join(f" --scale {mark}" for mark in marks if not mark.startswith("opset"))
-    return f"edgefold export {recipe}{scale} --opset {opset}"
+    return f"edgefold export {recipe}{scale} --opset {opset} (or `opset: {opset}` in the recipe's export)"
 
 
 def crashes_on(version: str, form: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from compress.formats import Int4Spec, OnnxSpec, QonnxSpec, opset_problem
+from compress.variants import Selection, load_variants
 from runtime.bundle import open_bundle
 from runtime.onnx_file import read_onnx_header
 
@@ -82,6 +83,13 @@ def test_what_cannot_be_written_is_refused_before_any_work(
     assert outcome.exit_code == 2
     assert said in outcome.stderr
     assert not empty_project.runs.exists()
+
+
+def test_results_are_filed_by_every_mark(empty_project: Any) -> None:
+    (variant,) = load_variants(empty_project.recipe, Selection(scale=0.5, opset=17))
+    assert variant.name == "tiny@0.5@opset17"
+    assert variant.recipe.export.opset == 17
+    assert load_variants(empty_project.recipe, Selection(opset=17))[0].name == "tiny@opset17"
 
 
 def test_every_format_that_is_too_young_is_named() -> None:

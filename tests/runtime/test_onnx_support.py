@@ -42,10 +42,10 @@ def test_what_is_read_or_unknown_is_no_finding(version):
 @pytest.mark.parametrize(
     ("version", "metadata", "command"),
     [
-        ("1.17.3", RECIPE, "edgefold export quickstart --opset 17"),
+        ("1.17.3", RECIPE, "edgefold export quickstart --opset 17 (or `opset: 17` in the recipe's export)"),
         ("1.16.3", {**RECIPE, "edgefold.name": "quickstart@0.02@opset19"},
-         "edgefold export quickstart --scale 0.02 --opset 17"),
-        ("1.10.0", RECIPE, "edgefold export quickstart --opset 15"),
+         "edgefold export quickstart --scale 0.02 --opset 17 (or `opset: 17` in the recipe's export)"),
+        ("1.10.0", RECIPE, "edgefold export quickstart --opset 15 (or `opset: 15` in the recipe's export)"),
         ("1.7.0", {"edgefold.name": "mine", "edgefold.recipe": "name: mine\nweights: {}\n"},
          "edgefold export --weights ... --opset 13"),
         ("1.14.1", {}, "opset 17"),

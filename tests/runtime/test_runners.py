@@ -189,7 +189,8 @@ def test_model_for_which_this_engine_is_known_to_be_too_old(write_bundle, build_
     with pytest.raises(EngineError, match=r"onnxruntime 1\.16\.3 cannot load this model \(opset 20, IR 99\)") as caught:
         open_runner(bundle)
     assert caught.value.remedy == (
-        "pip install --upgrade onnxruntime, or export it again for this engine: edgefold export pets --opset 17"
+        "pip install --upgrade onnxruntime, or export it again for this engine: edgefold export pets --opset 17 "
+        "(or `opset: 17` in the recipe's export)"
     )
 
 
