@@ -12,12 +12,13 @@ from onnx import TensorProto, defs, helper, numpy_helper
 
 from export.calibration import outputs_of
 from export.older_operators import REWRITES
-from export.older_opset import at_opset
+from export.older_opset import _FUNCTIONS_SINCE, at_opset
 from export.opsets import LEAST_OPSET, OPSET
 from export.parity import GATES, compare
 from export.to_fp16 import fp16_from_onnx
 from export.to_int8 import int8_from_onnx
 from export.to_qonnx import DOMAIN, _definition
+from runtime import onnx_support
 from runtime.errors import ExportError
 
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}  # of the releases of onnx that brought them
@@ -198,6 +199,12 @@ def test_every_form_of_a_classifier_meets_its_gate(parts: dict[str, Any], opset:
         )
         logits = outputs_of(older, ["logits"], inputs)[0]
         assert compare(parts["logits"], logits, labels, GATES[name.split(" ")[0]]).reasons == ()
+
+
+def test_the_device_side_offers_nothing_that_cannot_be_exported() -> None:
+    assert onnx_support._LEAST_OPSET == LEAST_OPSET
+    assert onnx_support.LEAST_OPSETS["qonnx"][0] == _FUNCTIONS_SINCE
+    assert LEAST_OPSET <= onnx_support._OFFERED <= OPSET
 
 
 def test_functions_of_a_model_come_along() -> None:
