@@ -86,7 +86,7 @@ def accuracy_on_target(
 def doctor_on_target(name: str, target: Target, bundle: Bundle | None, *, notify: Notify) -> list[dict[str, Any]]:
     """Return the findings of `runtime.doctor` there; with a bundle, of the formats that the target names, too."""
     files: dict[str, Content] = {}
-    options = [f"--engine={target.engine}"] if target.engine else []
+    options = [f"--{name}={value}" for name in ("engine", "provider") if (value := getattr(target, name))]
     if bundle is not None:
         files = {f"{_BUNDLE}/{file}": bundle.path / file for file in (*bundle.checksums, CHECKSUMS)}
         options += ["--bundle", _BUNDLE]

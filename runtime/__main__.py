@@ -45,7 +45,7 @@ def bench(options: argparse.Namespace) -> None:
 
     check_output(options.output)
     if options.loadgen:
-        under_loadgen = loadgen_document(options)
+        under_loadgen = loadgen_document(options, _progress)
         _finish(under_loadgen, lambda: display.loadgen_text(under_loadgen), options)
         return
     documents = bench_documents(options, _progress)
@@ -117,7 +117,7 @@ def ops(options: argparse.Namespace) -> None:
 def doctor(options: argparse.Namespace) -> None:
     from runtime.doctor import document_of, examine, findings_text
 
-    findings = examine(options.bundle, tuple(options.format or ()), options.engine)
+    findings = examine(options.bundle, tuple(options.format or ()), options.engine, options.provider)
     _finish(document_of(findings), lambda: findings_text(findings), options)
 
 

@@ -151,6 +151,7 @@ def _add_doctor(verbs: Any) -> None:
     verb.add_argument("--bundle", type=Path, metavar="BUNDLE", help="a bundle folder, whose formats are looked at")
     verb.add_argument("--format", action="append", help="one of these formats alone; may be repeated")
     verb.add_argument("--engine", metavar="NAME", help="the engine that is to be used, which then has to be here")
+    verb.add_argument("--provider", metavar="NAME", help="the provider of ONNX Runtime that is to be used, likewise")
     _add_output_options(verb, "doctor.json")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runtime.server import ServerPlan
 
 
-def loadgen_document(options: argparse.Namespace) -> dict[str, Any]:
+def loadgen_document(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Return what MLCommons LoadGen measured."""
     from runtime import measure
     from runtime.loadgen import under_loadgen
@@ -26,7 +26,8 @@ def loadgen_document(options: argparse.Namespace) -> dict[str, Any]:
     if len(formats) > 1 or not alone:
         raise UsageError("--loadgen measures one format, one row a query, in one process", "Leave the others out.")
     plan = measure.QUICK if options.quick else measure.FULL
-    result = under_loadgen(bundle, format=formats[0], threads=options.threads, choice=choice_of(options), plan=plan)
+    choice = choice_of(options)
+    result = under_loadgen(bundle, format=formats[0], threads=options.threads, choice=choice, plan=plan, say=say)
     return result.to_json()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from runtime import custom_ops
 from runtime.cuda import cuda_devices, driver_version
-from runtime.errors import EdgefoldError
+from runtime.errors import EdgefoldError, EngineError, MissingExtraError
 from runtime.onnx_file import read_onnx_header
 from runtime.onnx_support import refusal
 
@@ -45,11 +45,17 @@ class Finding:
     needed: bool = False
 
 
-def examine(bundle: Path | None = None, formats: Sequence[str] = (), engine: str | None = None) -> list[Finding]:
+def examine(
+    bundle: Path | None = None,
+    formats: Sequence[str] = (),
+    engine: str | None = None,
+    provider: str | None = None,
+) -> list[Finding]:
     """Return what is found here; with a bundle, whether the engine reads each of its formats (else `formats`).
 
-    engine: the one that is to be used, without which nothing can be measured.
+    engine, provider: what is to be used, without which nothing can be measured. Raises UsageError for an unknown one.
     """
+    engine = engine or ("onnxruntime" if provider else None)
     has_gpu = bool(cuda_devices())
     # Without a GPU of NVIDIA's, TensorRT is nothing that is missing, unless it was asked for.
     names = [name for name in _ENGINES if name not in _OF_A_GPU or has_gpu or importlib.util.find_spec(name)]
@@ -63,6 +69,8 @@ def examine(bundle: Path | None = None, formats: Sequence[str] = (), engine: str
     if not any(each.usable and (has_gpu or name not in _OF_A_GPU) for name, each in engines.items()):
         findings.append(Finding("an engine", False, "none of these", _pip("onnxruntime"), needed=True))
     findings += _providers(engines["onnxruntime"])
+    if provider is not None and findings[1].usable:  # numpy, without which there is no looking at it
+        findings.append(_provider(provider, engines["onnxruntime"]))
     findings += [_custom_ops(), *power_findings()]
     if bundle is not None and engine in (None, "onnxruntime"):
         findings += _formats(bundle, formats, engines["onnxruntime"])
@@ -114,6 +122,18 @@ def _providers(engine: Finding) -> Iterator[Finding]:
     if engine.usable:
         names = importlib.import_module("onnxruntime").get_available_providers()
         yield Finding("providers of onnxruntime", True, ", ".join(names))
+
+
+def _provider(name: str, engine: Finding) -> Finding:
+    from runtime.runners.providers import require_here
+
+    what = f"provider {name}"
+    if not engine.usable:
+        return Finding(what, False, "is one of onnxruntime, which cannot be used", engine.remedy, needed=True)
+    try:
+        return Finding(what, True, require_here(importlib.import_module("onnxruntime"), name))
+    except (MissingExtraError, EngineError) as error:  # no device for it is an EngineError too
+        return Finding(what, False, error.message, error.remedy, needed=True)
 
 
 def _custom_ops() -> Finding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -65,14 +65,20 @@ class LoadgenResult:
 
 
 def under_loadgen(
-    bundle: Bundle, *, format: str, threads: int, plan: BenchPlan, choice: EngineChoice = DEFAULT
+    bundle: Bundle,
+    *,
+    format: str,
+    threads: int,
+    plan: BenchPlan,
+    choice: EngineChoice = DEFAULT,
+    say: Callable[[str], None] = lambda line: None,
 ) -> LoadgenResult:
     """Measure a format of `bundle`, one row a query. Raises MissingExtraError, and EngineError where a call fails."""
     from runtime.bench import rotation
     from runtime.runners import open_runner
 
     loadgen = _import_loadgen()
-    with open_runner(bundle, format, threads, choice) as runner:
+    with open_runner(bundle, format, threads, choice, batch=1, say=say) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(bundle.samples(), 1)]
         result = measure_under_loadgen(loadgen, calls, plan)
         engine = f"{runner.engine} {runner.version}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from runtime.errors import DeviceError, EngineError, MissingExtraError
+from runtime.errors import DeviceError, EngineError, MissingExtraError, UsageError
 from runtime.runners.base import one_line
 
 CPU = "CPUExecutionProvider"
@@ -90,6 +90,18 @@ def plugin_devices(engine: ModuleType, provider: Provider) -> Sequence[Any]:
             remedy="Run it where the device and its driver are, or leave the provider out for the CPU.",
         )
     return devices
+
+
+def require_here(engine: ModuleType, name: str) -> str:
+    """Return the engine's own name of the provider `name`. Raises what it lacks here, UsageError for an unknown one."""
+    if name not in BY_NAME:
+        raise UsageError(f"provider is {name!r}, expected {', '.join(BY_NAME)}")
+    provider = BY_NAME[name]
+    if provider.plugin and provider.name not in engine.get_available_providers():
+        plugin_devices(engine, provider)
+    else:
+        require_compiled_in(engine, provider)
+    return provider.name
 
 
 def require_compiled_in(engine: ModuleType, provider: Provider) -> None:

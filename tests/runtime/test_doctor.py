@@ -11,6 +11,7 @@ from runtime.bundle import write_checksums
 from runtime.cuda import CudaDevice
 from runtime.doctor import examine, findings_text
 from runtime.energy import read_counters
+from runtime.errors import UsageError
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def engines(monkeypatch):
     return installed
 
 
-def found(*arguments):
-    return {each.what: each for each in examine(*arguments)}
+def found(*arguments, **options):
+    return {each.what: each for each in examine(*arguments, **options)}
 
 
 def test_what_is_there_and_what_is_missing_with_its_command(engines):
@@ -92,6 +93,20 @@ def test_an_engine_that_is_to_be_used_has_to_be_there(engines, monkeypatch):
     lacks = needed("tensorrt")
     assert list(lacks) == ["a GPU of NVIDIA's", "an engine"]
     assert lacks["a GPU of NVIDIA's"].found == "no CUDA device"
+
+
+def test_a_provider_that_is_to_be_used_has_to_be_there() -> None:
+    pytest.importorskip("onnxruntime")
+    assert found(provider="cpu")["provider cpu"].found == "CPUExecutionProvider"
+    lack = found(provider="coreml" if sys.platform != "darwin" else "xnnpack")
+    (finding,) = [each for name, each in lack.items() if name.startswith("provider ")]
+    assert finding.needed
+    assert not finding.usable
+    assert "this build of onnxruntime" in finding.found
+    plugin = found(provider="qnn")["provider qnn"]
+    assert (plugin.needed, plugin.usable, plugin.remedy) == (True, False, "pip install onnxruntime-qnn")
+    with pytest.raises(UsageError, match=r"provider is 'cuba', expected cpu, cuda"):
+        examine(provider="cuba")
 
 
 def test_formats_that_an_old_engine_cannot_read(engines, write_bundle, build_model, tmp_path):
