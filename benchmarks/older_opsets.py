@@ -90,7 +90,7 @@ def main() -> int:
             for row in rows[-len(_forms(names)) :]:
                 print(in_words(row), flush=True)
     if options.output:
-        command = " ".join(["python", *(Path(each).name if "/" in each else each for each in sys.argv)])
+        command = " ".join(["python", *sys.argv])
         options.output.write_text(json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
     return 0
 
