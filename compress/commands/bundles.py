@@ -15,7 +15,10 @@ def is_bundle(target: str) -> bool:
 
 
 def bundle_of(target: str, runs: Path) -> Path:
-    """Return the bundle folder of a bundle path or of a recipe that was run; an ONNX file stays what it is."""
+    """Return the bundle folder of a bundle path or of a recipe that was run; an ONNX file stays what it is.
+
+    What was run in another way has a name of its own: `quickstart@opset17`.
+    """
     if Path(target).is_dir() or Path(target).suffix == ".onnx":
         return Path(target)
     if Path(target).name == "bundle":
@@ -23,10 +26,15 @@ def bundle_of(target: str, runs: Path) -> Path:
     from compress.library import find_recipe
     from compress.variants import load_variants
 
-    recipe = load_variants(find_recipe(target))[0].recipe
-    found = sorted(manifest.parent for manifest in (runs / recipe.name).rglob("bundle/manifest.json"))
+    last, at, mark = ("", "", "") if Path(target).exists() else Path(target).name.partition("@")
+    name = str(Path(target).with_name(last)) if last else target
+    recipe = load_variants(find_recipe(name))[0].recipe
+    folder = runs / f"{recipe.name}{at}{mark}"
+    found = sorted(manifest.parent for manifest in folder.rglob("bundle/manifest.json"))
     if not found:
-        raise UsageError(f"recipe {recipe.name} has no bundle below {runs}", f"Run `edgefold run {target}` first.")
+        opset = mark.rpartition("opset")[2] if "opset" in mark else ""
+        first = f"edgefold export {name} --opset {opset}" if opset else f"edgefold run {name}"
+        raise UsageError(f"recipe {recipe.name} has no bundle below {folder}", f"Run `{first}` first.")
     if len(found) > 1:
         raise UsageError(f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found)))
     return found[0]

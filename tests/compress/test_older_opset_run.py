@@ -57,6 +57,14 @@ def test_an_export_for_an_older_engine_stands_beside_the_recipes_own(empty_proje
     np.testing.assert_array_equal(samples[0].logits, samples[1].logits)
     assert open_bundle(older / "bundle").name == "forms@opset13"
     assert (own / "bundle/manifest.json").read_bytes() == before
+    # Verbs find each by its name.
+    for name, folder in ((f"{recipe}@opset13", older), (recipe, own)):
+        measured = json.loads(project.invoke("accuracy", name, "--json").stdout)
+        assert measured["bundle"]["checksum"] == open_bundle(folder / "bundle").checksum
+    nothing = project.invoke("bench", f"{recipe}@opset14")
+    assert (nothing.exit_code, "has no bundle below" in nothing.stderr) == (2, True)
+    assert "Run `edgefold export " in nothing.stderr
+    assert "--opset 14` first." in nothing.stderr
 
 
 def test_a_recipe_says_the_opset_of_its_files(empty_project: Any) -> None:
