@@ -16,6 +16,7 @@ from compress.commands.options import (
     file_arguments,
     file_options,
     format_arguments,
+    format_option,
     json_option,
     runs_option,
     target_option,
@@ -26,11 +27,7 @@ from runtime.errors import UsageError
 
 @click.command()
 @click.argument("bundle")
-@click.option(
-    "--format",
-    "format_name",
-    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
-)
+@format_option
 @engine_options
 @file_options
 @click.option("--data", type=click.Path(path_type=Path), help=".npz with inputs, labels, row_ids  [default: samples]")
@@ -98,11 +95,7 @@ def bench(
 
 @click.command()
 @click.argument("bundle")
-@click.option(
-    "--format",
-    "format_name",
-    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
-)
+@format_option
 @click.option(
     "--data",
     help=".npz with inputs, labels, row_ids, or data as a recipe names it  [default: the run's test rows]",

@@ -99,6 +99,10 @@ def engine_arguments(options: dict[str, Any]) -> list[Any]:
     return [part for name, value in engine_given(options).items() for part in (f"--{name}", value)]
 
 
+format_option = click.option(
+    "--format", "format_name", metavar="NAME",
+    help="Which of the bundle's formats, or best: the fastest that runs  [default: onnx, or the target's]",
+)  # fmt: skip
 target_option = click.option(
     "--target", "targets", multiple=True, metavar="NAME",
     help="Measure on this device of --targets, or local for this machine; may be repeated.",

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from adb import stand_in_bridge
 from adb_real import real_bridge
+from altered import file_that_changes_once_announced
 from waiting import processes_below, wait_until
 
 from compress import remote
@@ -122,17 +123,7 @@ def test_every_byte_goes_over_and_a_second_run_sends_only_what_changed(phone: Ph
 def test_a_file_that_changes_on_the_way_is_refused(
     phone: Phone, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"model")
-    announced = remote._sha256
-
-    def altered(content: Any) -> str:
-        digest = announced(content)
-        if content == path:
-            path.write_bytes(b"mode1")
-        return digest
-
-    monkeypatch.setattr(remote, "_sha256", altered)
+    path = file_that_changes_once_announced(tmp_path, monkeypatch)
     with pytest.raises(UsageError, match=r"target phone: bundle/model.onnx came altered: its sha256 is not"):
         Device("phone", target, {"bundle/model.onnx": path}).__enter__()
     assert wait_until(lambda: phone.left_behind() == [])

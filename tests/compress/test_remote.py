@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import stand_in_tensorrt
+from altered import file_that_changes_once_announced
 from ssh_server import SSHD, SshServer, ssh_server
 from waiting import processes_below, wait_until
 
@@ -105,17 +106,7 @@ def test_a_file_that_was_damaged_on_the_device_is_sent_again(server: SshServer, 
 def test_a_file_that_changes_on_the_way_is_refused(
     server: SshServer, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"model")
-    announced = remote._sha256
-
-    def altered(content: Any) -> str:
-        digest = announced(content)
-        if content == path:
-            path.write_bytes(b"mode1")
-        return digest
-
-    monkeypatch.setattr(remote, "_sha256", altered)
+    path = file_that_changes_once_announced(tmp_path, monkeypatch)
     with pytest.raises(UsageError, match=r"target box: bundle/model.onnx came altered: its sha256 is not"):
         Device("box", target, {"bundle/model.onnx": path}).__enter__()
     assert wait_until(lambda: left_behind(server) == [])
