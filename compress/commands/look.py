@@ -8,7 +8,7 @@ import click
 
 from compress.commands.bundles import bundle_of, device_side
 from compress.commands.options import data_option, json_option, runs_option, target_option, targets_option
-from runtime.errors import DataError, UsageError
+from runtime.errors import DataError
 
 
 @click.command()
@@ -51,27 +51,27 @@ def list_(what: str | None, as_json: bool) -> None:
 @click.command()
 @target_option
 @targets_option
-@click.option("--bundle", help="With --target: which of its formats the device's engine is too old for.")
+@click.option("--bundle", help="Which of its formats the engine is too old for, of the device or else of this machine.")
 @runs_option
 @json_option
 def doctor(targets: tuple[str, ...], targets_file: Path, bundle: str | None, runs: Path, as_json: bool) -> None:
     """Show what is installed, which engines and devices are usable here, and what to install for the rest.
 
-    With --target the same of a device; exit code 2 where it lacks what every measurement needs.
+    With --target, or --bundle, what a device can measure; exit code 2 where it lacks what every measurement needs.
 
     \b
     Example:
       edgefold doctor
+      edgefold doctor --bundle quickstart
       edgefold doctor --target pi4 --bundle quickstart
     """
-    if targets:
+    if targets or bundle:
         from compress.commands import targets as on_targets
+        from compress.targets import LOCAL
 
         folder = bundle_of(bundle, runs) if bundle else None
-        on_targets.doctor(targets, targets_file, bundle=folder, as_json=as_json)
+        on_targets.doctor(targets or (LOCAL,), targets_file, bundle=folder, as_json=as_json)
         return
-    if bundle:
-        raise UsageError("--bundle is for a device of --target", "For this machine: python -m runtime doctor --bundle.")
     from compress.doctor import examine
     from compress.terminal.lists import print_findings
 

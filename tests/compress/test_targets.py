@@ -68,6 +68,8 @@ def test_this_machine_is_a_target_that_no_file_names(finished: Any, tmp_path: Pa
     assert "host_agreement" not in accuracy
     doctor = json.loads(finished.invoke("doctor", *options).stdout)
     assert any(each["what"] == "onnxruntime" and each["usable"] for each in doctor["local"])
+    of_bundle = json.loads(finished.invoke("doctor", "--bundle", finished.bundle, "--json").stdout)
+    assert any(each["what"] == "format onnx" and each["usable"] for each in of_bundle["local"])
     with pytest.raises(UsageError, match=r"no target 'lokal'\nDid you mean 'local'\? Known: local, pi4, phone\."):
         find_target("lokal", targets_file(tmp_path, PI))
 
