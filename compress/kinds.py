@@ -22,7 +22,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 # Names become folder and file names on every system, so they are plain.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Spec(BaseModel):

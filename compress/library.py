@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import compress
@@ -42,3 +43,22 @@ def find_recipe(name: str) -> Path:
         f"no recipe '{name}': neither a file nor the name of a shipped recipe",
         f"{hint}`edgefold list recipes` shows the shipped ones.",
     )
+
+
+def recipe_name(path: Path) -> str:
+    """Return the name of a recipe, under which its results lie; without torch, which reading all of it needs.
+
+    Raises RecipeError with all that is wrong with a recipe whose name cannot be read.
+    """
+    from compress.kinds import NAME
+    from compress.yaml_document import read_document
+
+    try:
+        name = read_document(path.read_bytes().decode("utf-8")).value["name"]
+        if isinstance(name, str) and re.match(NAME, name):
+            return name
+    except (OSError, UnicodeDecodeError, KeyError, TypeError):
+        pass  # which of them it is, and where, the schema says
+    from compress.recipe import load_recipe
+
+    return load_recipe(path)[0].name

@@ -23,20 +23,19 @@ def bundle_of(target: str, runs: Path) -> Path:
         return Path(target)
     if Path(target).name == "bundle":
         raise BundleError(f"{target}: no such folder", "Name a bundle folder, or a recipe that was run.")
-    from compress.library import find_recipe
-    from compress.variants import load_variants
+    from compress.library import find_recipe, recipe_name
 
     last, at, mark = ("", "", "") if Path(target).exists() else Path(target).name.partition("@")
     name = str(Path(target).with_name(last)) if last else target
-    recipe = load_variants(find_recipe(name))[0].recipe
-    folder = runs / f"{recipe.name}{at}{mark}"
+    recipe = recipe_name(find_recipe(name))
+    folder = runs / f"{recipe}{at}{mark}"
     found = sorted(manifest.parent for manifest in folder.rglob("bundle/manifest.json"))
     if not found:
         opset = mark.rpartition("opset")[2] if "opset" in mark else ""
         first = f"edgefold export {name} --opset {opset}" if opset else f"edgefold run {name}"
-        raise UsageError(f"recipe {recipe.name} has no bundle below {folder}", f"Run `{first}` first.")
+        raise UsageError(f"recipe {recipe} has no bundle below {folder}", f"Run `{first}` first.")
     if len(found) > 1:
-        raise UsageError(f"recipe {recipe.name} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found)))
+        raise UsageError(f"recipe {recipe} has {len(found)} bundles", "Name one: " + ", ".join(map(str, found)))
     return found[0]
 
 

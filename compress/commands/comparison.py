@@ -74,10 +74,9 @@ def _run_folder(name: str, runs: Path) -> Path:
         return Path(name)
     if (runs / name).is_dir():
         return runs / name
-    from compress.library import find_recipe
-    from compress.variants import load_variants
+    from compress.library import find_recipe, recipe_name
 
-    recipe = load_variants(find_recipe(name))[0].recipe
-    if not (runs / recipe.name).is_dir():
-        raise UsageError(f"recipe {recipe.name} was not run below {runs}", f"Run `edgefold run {name}` first.")
-    return runs / recipe.name
+    recipe = recipe_name(find_recipe(name))
+    if not (runs / recipe).is_dir():
+        raise UsageError(f"recipe {recipe} was not run below {runs}", f"Run `edgefold run {name}` first.")
+    return runs / recipe

@@ -422,6 +422,24 @@ def test_debug_shows_the_traceback_of_an_error(tmp_path: Path) -> None:
     assert "error: no recipe 'quickstrat'" in result.stderr
 
 
+def test_a_bundle_is_found_by_its_recipe_without_torch(finished: Any) -> None:
+    # Loaded beside the engine it would take its memory and disturb its threads.
+    arguments = ["bench", str(finished.recipe), "--runs", str(finished.runs), "--quick"]
+    program = f"import sys; sys.modules['torch'] = None; from compress.cli import main; main({arguments})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny: onnx")
+
+
+def test_a_recipe_whose_name_cannot_be_read_is_refused_as_a_whole(finished: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("name: ../outside\ndata: {source: digits}\nstages: {}\n")
+    result = finished.invoke("bench", recipe)
+    assert result.exit_code == 2
+    assert "name" in result.stderr
+    assert "stages" in result.stderr
+
+
 def test_a_missing_extra_says_what_to_install() -> None:
     program = "import sys; sys.modules['torch'] = None; from compress.cli import main; main(['check'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
