@@ -23,7 +23,8 @@ class Candidate:
 
     format: of the file, and the engine where it is not the format's own. energy_mj: millijoules of one call, by the
     counter that counted them. latency_note: what makes its latency less than it seems, such as UNSTABLE. limits: what
-    the device allows, with the least accuracy of this student by them.
+    the device allowed, with the least accuracy of this student by them. data: the fingerprint of its rows, empty where
+    a report is too old to say it.
     """
 
     recipe: str
@@ -177,7 +178,8 @@ def sentences(candidates: Sequence[Candidate]) -> list[str]:
             call += f" and {millijoules(pick.energy_mj[counter])}"
         numbers = f"{_percent(pick.accuracy)}, {call} a call, {size(pick.size_bytes)}"
         within = f", within its limits ({limits})" if limits else ""
-        said.append(f"On {target}: ship {names[pick]}, {numbers}{within}; {why}.")
+        doubt = " Its latency is UNSTABLE: measure again." if "UNSTABLE" in pick.latency_note else ""
+        said.append(f"On {target}: ship {names[pick]}, {numbers}{within}; {why}.{doubt}")
     return said
 
 

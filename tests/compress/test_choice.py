@@ -77,6 +77,8 @@ def test_the_fastest_within_the_interval_of_the_best_is_chosen() -> None:
     ]
     assert sentences([A, FASTER])[0].endswith("; the most accurate one.")
     assert sentences([A])[0].endswith("; the only one.")
+    unstable = replace(A, latency_note=" (quick) UNSTABLE")
+    assert sentences([unstable])[0].endswith("; the only one. Its latency is UNSTABLE: measure again.")
     assert sentences([BROKEN, replace(A, target="pi4")]) == [
         "On local: none passed parity and the limits.",
         "On pi4: ship a · onnx, 90.00 %, 1.00 ms a call, 1.0 kB; the only one.",
