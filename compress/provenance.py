@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
 
 from compress.variants import Variant
+from compress.yaml_document import read_document
+from runtime.onnx_file import read_onnx_header
 
 KEY = "edgefold.recipe"  # among the metadata of a model
 
@@ -36,6 +38,13 @@ def recipe_text(variant: Variant) -> str:
         stage.pop("expect", None)
     ordered = ("name", "description", "seed", "data", "stages", "export")
     return yaml_text({key: value[key] for key in ordered if value.get(key) not in (None, "")})
+
+
+def recipe_in(model: Path) -> dict[str, Any] | None:
+    """Return the recipe that an ONNX file carries; None where it carries none, as that of another program does."""
+    text = read_onnx_header(model).metadata.get(KEY, "")
+    value = read_document(text).value if text else None
+    return value if isinstance(value, dict) and isinstance(value.get("data"), dict) else None
 
 
 def yaml_text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def accuracy(
     from compress.labelled_rows import labelled_rows
 
     folder = bundle_of(bundle, runs)
-    with labelled_rows(folder, data, data_root=data_root, cache=runs / "cache", limit=limit) as rows:
+    notify = functools.partial(click.echo, err=True)
+    with labelled_rows(folder, data, data_root=data_root, cache=runs / "cache", limit=limit, notify=notify) as rows:
         if targets:
             from compress.commands import targets as on_targets
 

@@ -74,6 +74,18 @@ def test_this_machine_is_a_target_that_no_file_names(finished: Any, tmp_path: Pa
         find_target("lokal", targets_file(tmp_path, PI))
 
 
+def test_named_data_has_the_classes_of_the_recipe(finished: Any) -> None:
+    # The recipe makes two classes of ten digits, and its model can be judged on nothing else.
+    result = finished.invoke("accuracy", finished.bundle, "--data", "digits", "--limit", "100", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "the classes of digits are regrouped as in the recipe of the model" in result.stderr
+    found = json.loads(result.stdout)
+    expected = json.loads((finished.results / "accuracy.onnx.json").read_text())
+    assert found["total"] == 100
+    assert found["predictions"] == {row: expected["predictions"][row] for row in found["predictions"]}
+    assert found["accuracy"] > 0.8
+
+
 def test_every_problem_of_a_file_comes_at_once_with_its_line(tmp_path: Path) -> None:
     text = (
         PI.replace("threads: 4", "thread: 4").replace("p90_ms: 5", "p90_ms: fast").replace("serial: emulator-5554,", "")
