@@ -19,7 +19,7 @@ from compress.targets import LOCAL, Limits
 from compress.units import milliseconds, size
 from compress.variant_run import VariantRun, on_the_device
 from runtime.accuracy import wilson_interval
-from runtime.bench import UNSTABLE
+from runtime.bench_notes import UNSTABLE
 from runtime.bundle import Bundle
 
 Verdict = Literal["passed", "failed", "not run"]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from runtime.board import BoardState, read_board, throttling
+from runtime.bench_notes import board_notes, call_notes
+from runtime.board import BoardState, read_board
 from runtime.bundle import Bundle
 from runtime.cuda import uuids_in_use
 from runtime.device import (
@@ -25,7 +25,6 @@ from runtime.device import (
     peak_resident_bytes,
     read_environment,
     read_load,
-    usable_cores,
 )
 from runtime.energy import Energy, energy_between, read_counters
 from runtime.engine_file import EngineBuild
@@ -34,12 +33,11 @@ from runtime.latency import LatencySummary, encode_samples, summarize
 from runtime.measure import FULL, BenchPlan, WarmUp, garbage_collector_paused, measure, timed, warm_up
 from runtime.rows import Rows, shortened
 from runtime.runners import open_runner
-from runtime.runners.base import Runner, one_line
+from runtime.runners.base import EngineCall, Runner, one_line
 from runtime.runners.choice import DEFAULT, EngineChoice
 from runtime.server import ServerPlan, ServerResult, largest_rate
 
 SCHEMA_VERSION = 1
-UNSTABLE = "UNSTABLE"  # begins a note on numbers that another run may not give again
 SINGLE, OFFLINE, SERVER = "single", "offline", "server"
 _MOST_BATCHES = 256
 
@@ -210,31 +208,20 @@ def benchmark(
     with open_runner(bundle, format, threads, choice, on_gpu=on_gpu, batch=batch, say=say) as runner:
         calls = [runner.prepare(shortened(each, bundle)) for each in rotation(samples, batch)]
         with _engine_errors(runner), garbage_collector_paused():
-            first_call_ms = timed(calls[0]) / 1e6
-            say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")
-            warm = warm_up(calls, plan)
-            if server is None:
-                expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
-                say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
-            gpus = uuids_in_use()
-            before, switches, counters = read_load(), involuntary_switches(), read_counters(gpus=gpus)
-            served = largest_rate(calls, server, say=say) if server else None
-            samples_ns, seconds = (served.best.latencies_ns, served.best.seconds) if served else measure(calls, plan)
-            counters_after, after, switches_after = read_counters(gpus=gpus), read_load(), involuntary_switches()
+            run = _run(calls, plan, server, say)
         board_after = read_board()
-        cold_start = ColdStart(runner.load_ms, first_call_ms)
         engine = EngineRecord(
-            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes, gpus
+            runner.engine, runner.version, runner.providers, threads, runner.choice, runner.nodes, run.gpus
         )
-    latency, environment = summarize(samples_ns), read_environment()
+    latency, environment = summarize(run.samples_ns), read_environment()
     # A queue makes the latencies of a server wander, so their drift says nothing of the machine.
-    steady = dataclasses.replace(latency, drift=None) if served else latency
+    steady = dataclasses.replace(latency, drift=None) if run.served else latency
     process = ProcessRecord(
         calls=latency.calls,
-        p50_ms=float(np.median(samples_ns)) / 1e6,
-        cold_start=cold_start,
-        warm_up=warm,
-        involuntary_switches=None if switches is None or switches_after is None else switches_after - switches,
+        p50_ms=float(np.median(run.samples_ns)) / 1e6,
+        cold_start=ColdStart(runner.load_ms, run.first_call_ms),
+        warm_up=run.warm_up,
+        involuntary_switches=run.involuntary_switches,
         peak_resident_bytes=peak_resident_bytes(),
     )
     return BenchResult(
@@ -246,28 +233,74 @@ def benchmark(
         engine=engine,
         batch=batch,
         quick=plan.quick,
-        seconds=seconds,
-        cold_start=cold_start,
-        warm_up=warm,
+        seconds=run.seconds,
+        cold_start=process.cold_start,
+        warm_up=run.warm_up,
         latency=latency,
         environment=environment,
-        load_before=before,
-        load_after=after,
+        load_before=run.before,
+        load_after=run.after,
         board_before=board_before,
         board_after=board_after,
-        # The search for a rate runs calls that are not among the samples.
-        energy=() if served else energy_between(counters, counters_after, len(samples_ns)),
+        energy=run.energy,
         process=process,
         notes=(
             *runner.notes,
             *bundle.notes(made_up=rows is None),
-            *_notes(bundle, batch, threads, warm, steady, environment, before, after),
-            *_board_notes(board_before, board_after, gpus),
+            *call_notes(bundle, batch, threads, run.warm_up, steady, environment, run.before, run.after),
+            *board_notes(board_before, board_after, run.gpus),
         ),
-        samples_ns=samples_ns,
+        samples_ns=run.samples_ns,
         scenario=scenario,
-        server=served,
+        server=run.served,
         engine_build=runner.engine_build,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The calls of one process, with what the machine said right before and right after the timed ones.
+
+    gpus: those that the engine runs on. served: the rate that was held, of whose queries the samples are.
+    """
+
+    first_call_ms: float
+    warm_up: WarmUp
+    samples_ns: np.ndarray
+    seconds: float
+    gpus: tuple[str, ...]
+    before: Load
+    after: Load
+    energy: tuple[Energy, ...]
+    involuntary_switches: int | None
+    served: ServerResult | None
+
+
+def _run(calls: Sequence[EngineCall], plan: BenchPlan, server: ServerPlan | None, say: Callable[[str], None]) -> _Run:
+    """Warm `calls` up and time them, one after the other or as a server."""
+    first_call_ms = timed(calls[0]) / 1e6
+    say(f"warming up: at least {plan.warm_up_calls} calls and {plan.warm_up_seconds:g} s")
+    warm = warm_up(calls, plan)
+    if server is None:
+        expected = max(plan.seconds, plan.calls * warm.seconds / warm.calls)
+        say(f"measuring: at least {plan.calls} calls and {plan.seconds:g} s, about {expected:.0f} s")
+    gpus = uuids_in_use()
+    before, switches, counters = read_load(), involuntary_switches(), read_counters(gpus=gpus)
+    served = largest_rate(calls, server, say=say) if server else None
+    samples_ns, seconds = (served.best.latencies_ns, served.best.seconds) if served else measure(calls, plan)
+    counters_after, after, switches_after = read_counters(gpus=gpus), read_load(), involuntary_switches()
+    return _Run(
+        first_call_ms,
+        warm,
+        samples_ns,
+        seconds,
+        gpus,
+        before,
+        after,
+        # The search for a rate runs calls that are not among the samples.
+        energy=() if served else energy_between(counters, counters_after, len(samples_ns)),
+        involuntary_switches=None if switches is None or switches_after is None else switches_after - switches,
+        served=served,
     )
 
 
@@ -284,52 +317,3 @@ def _engine_errors(runner: Runner) -> Iterator[None]:
         yield
     except Exception as error:
         raise EngineError(f"{runner.path}: {runner.engine} {runner.version} failed: {one_line(error)}") from error
-
-
-def _notes(
-    bundle: Bundle,
-    batch: int,
-    threads: int,
-    warm: WarmUp,
-    latency: LatencySummary,
-    environment: Environment,
-    before: Load,
-    after: Load,
-) -> tuple[str, ...]:
-    """Say in words what makes these numbers less than they seem."""
-    notes = []
-    if any(bundle.input.free):
-        notes.append(f"each call is as long as its longest text, at most {bundle.input.shape[0]} ids")
-    if latency.drift is not None and latency.drift.unstable:
-        notes.append(
-            f"{UNSTABLE}: the median changed by {100 * latency.drift.change:+.1f} % "
-            "from the first to the last tenth of the calls"
-        )
-    if not warm.steady:
-        notes.append(f"the warm-up never became steady within {warm.seconds:.1f} s")
-    cores = usable_cores(environment)
-    if cores is not None and threads > cores:
-        notes.append(f"{threads} threads share {cores:g} cores")
-    busy = before.load_average[0] if before.load_average else 0.0
-    if environment.logical_cores and busy > environment.logical_cores:
-        notes.append(f"{UNSTABLE}: the machine was busy: load average {busy:.1f} on {environment.logical_cores} cores")
-    if bundle.batch_sizes and batch not in bundle.batch_sizes:
-        verified = ", ".join(map(str, bundle.batch_sizes))
-        notes.append(f"batch {batch} was not verified at export (verified: {verified})")
-    for name, what in (
-        ("cgroup_throttled_periods", "the container's CPU limit stopped this process in {} periods"),
-        ("thermal_throttle_events", "the CPU was throttled by heat {} times"),
-    ):
-        earlier, later = getattr(before, name), getattr(after, name)
-        if earlier is not None and later is not None and later > earlier:
-            notes.append(f"{UNSTABLE}: {what.format(later - earlier)} during the measurement")
-    if cooling := max(before.cpu_cooling_state or 0, after.cpu_cooling_state or 0):
-        notes.append(f"{UNSTABLE}: the kernel held the CPU back against heat (cooling state {cooling})")
-    if "torch" in sys.modules:
-        notes.append("torch is loaded in this process; its threads can disturb the engine")
-    return tuple(notes)
-
-
-def _board_notes(before: BoardState, after: BoardState, gpus: Collection[str]) -> tuple[str, ...]:
-    held_back = throttling(before, after, gpus)
-    return (f"{UNSTABLE}: the board was held back: {', '.join(held_back)}",) if held_back else ()

@@ -7,6 +7,7 @@ import pytest
 
 from runtime import bench, display
 from runtime.bench import benchmark, rotation
+from runtime.bench_notes import call_notes
 from runtime.board import BoardState
 from runtime.device import read_environment
 from runtime.energy import Counter
@@ -96,7 +97,7 @@ def test_notes_say_what_makes_the_numbers_less(bundle, result):
     )
     latency = summarize(np.array([100] * 50 + [120] * 50, dtype=np.uint64))
     warm = bench.WarmUp(calls=30, seconds=10.0, steady=False)
-    notes = "\n".join(bench._notes(bundle, 3, 2, warm, latency, environment, before, after))
+    notes = "\n".join(call_notes(bundle, 3, 2, warm, latency, environment, before, after))
     assert "UNSTABLE: the median changed by +20.0 %" in notes
     assert "never became steady within 10.0 s" in notes
     assert "2 threads share 1.5 cores" in notes
@@ -114,7 +115,7 @@ def test_nothing_to_note_on_a_quiet_machine(bundle, result):
     load = dataclasses.replace(
         result.load_before, cgroup_throttled_periods=3, load_average=(8.0, 9.0, 9.0), cpu_cooling_state=0
     )
-    notes = bench._notes(bundle, 8, 8, warm, latency, environment, load, load)
+    notes = call_notes(bundle, 8, 8, warm, latency, environment, load, load)
     assert not [each for each in notes if "torch" not in each]  # other tests may have loaded torch here
 
 
